@@ -1,0 +1,113 @@
+"""Making the head that fits a value: which one, and where its channels are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from ..errors import ValidationError
+from ..trees import State
+from ..types import ExitOutput
+from .conv import ConvHead
+from .dense import DenseHead
+from .linear import Layout, LinearHead
+from .pooler import PoolerHead
+
+HeadKind = Literal["auto", "linear", "conv", "dense", "pooler"]
+HeadFactory = Callable[[tuple[int, ...]], nn.Module]  # a value's shape -> module on it
+HeadSpec = HeadKind | HeadFactory
+HeadSpecs = HeadSpec | Sequence[HeadSpec]
+
+KINDS = ("auto", "linear", "conv", "dense", "pooler")
+
+
+class Site(NamedTuple):
+    """What a head is made for."""
+
+    shape: tuple[int, ...]  # of the value it reads, [N, ...]
+    num_classes: int
+    reads: str  # key of that value in the state
+    layout: Layout = "channels_first"
+    auto: HeadKind = "linear"  # what "auto" stands for here
+    gate: bool = False
+    dropout: float = 0.1  # of a pooler
+
+
+class Reading(nn.Module):
+    """A user's module as a head: it reads one value and returns logits or an `ExitOutput`."""
+
+    def __init__(self, module: nn.Module, reads: str) -> None:
+        super().__init__()
+        self.module, self.reads = module, reads
+
+    def forward(self, state: State) -> ExitOutput:
+        """The exit's output for a state."""
+        out: Tensor | ExitOutput = self.module(state[self.reads])
+        return out if isinstance(out, ExitOutput) else ExitOutput(out)
+
+
+def build_head(spec: HeadSpec, site: Site) -> nn.Module:
+    """The head of one exit.
+
+    Args:
+        spec: a kind of head, or a function from the value's shape to a module on that value.
+        site: what it is made for.
+
+    Raises:
+        ValidationError: if the kind is unknown or does not fit the value's shape.
+    """
+    if callable(spec) and not isinstance(spec, str):
+        if site.gate:
+            raise ValidationError(
+                "wanted gate=False: a function makes a head with its own gate"
+            )
+        made = spec(site.shape)
+        if not isinstance(made, nn.Module):
+            raise ValidationError(
+                f"wanted a module from the function given as head, got {type(made)}"
+            )
+        return Reading(made, site.reads)
+    kind = site.auto if spec == "auto" else spec
+    channels = site.shape[-1 if site.layout == "channels_last" else 1]
+    options: dict[str, Any] = {"gate": site.gate, "reads": site.reads}
+    if kind == "linear":
+        return LinearHead(channels, site.num_classes, layout=site.layout, **options)
+    if kind == "pooler" and len(site.shape) == 3:
+        return PoolerHead(site.shape[2], site.num_classes, dropout=site.dropout, **options)
+    if kind in ("conv", "dense") and len(site.shape) == 4 and site.layout == "channels_first":
+        head = ConvHead if kind == "conv" else DenseHead
+        return head(channels, site.num_classes, **options)
+    if kind in KINDS:
+        raise ValidationError(
+            f"a {kind} head does not fit a {site.layout} value of shape {site.shape}"
+        )
+    raise ValidationError(f"wanted a head among {', '.join(KINDS)}, or a function, got {spec!r}")
+
+
+def check_classes(num_classes: int | None, answered: int) -> int:
+    """Number of classes of every exit: what the network answers with.
+
+    Raises:
+        ValidationError: if another number is asked for.
+    """
+    if num_classes not in (None, answered):
+        raise ValidationError(
+            f"wanted num_classes={answered}, as the network answers, got {num_classes}: all exits "
+            "share one set of classes, so change the network's own classifier first"
+        )
+    return answered
+
+
+def per_exit(specs: HeadSpecs, num: int) -> list[HeadSpec]:
+    """One head specification for each early exit.
+
+    Raises:
+        ValidationError: if a sequence of another length is given.
+    """
+    if isinstance(specs, str) or callable(specs):
+        return [cast(HeadSpec, specs)] * num
+    if len(specs) != num:
+        raise ValidationError(f"wanted {num} heads, one per early exit, got {len(specs)}")
+    return list(cast(Sequence[HeadSpec], specs))
