@@ -1,0 +1,1 @@
+"""Networks that offramp can build or cut: one file per family."""

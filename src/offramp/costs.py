@@ -1,0 +1,205 @@
+"""What the answer of each exit costs: multiply-accumulates, parameters and measured time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from .errors import ValidationError
+from .model import MultiExitModel
+from .trees import State, move, num_rows, take
+from .types import Costs
+
+
+class Pieces(NamedTuple):
+    """One figure for every segment and every head by itself."""
+
+    segments: Tensor  # [K], or [R, K] over R repeats
+    heads: Tensor  # the same shape
+
+    @property
+    def cumulative(self) -> Tensor:
+        """Segments 0..k and heads 0..k, [..., K]."""
+        return (self.segments + self.heads).cumsum(-1)
+
+    @property
+    def full(self) -> Tensor:
+        """All segments and the last head: the original network, [...]."""
+        return self.segments.sum(-1) + self.heads[..., -1]
+
+
+def measure(
+    model: MultiExitModel,
+    example: State,
+    *,
+    latency: bool = True,
+    batch_size: int | None = None,
+    warmup: int = 3,
+    repeats: int = 10,
+) -> Costs:
+    """What it takes to have the answer of each exit, all earlier heads included.
+
+    Runs in eval mode and leaves every module's mode as it was. Multiply-accumulates are those of
+    matrix products, convolutions and attention, as torch's own counter knows them; element-wise
+    work, pooling and recurrent cells count nothing. Times are those of the model as it stands
+    (device, layout, an autocast around this call).
+
+    Args:
+        model: the model to measure.
+        example: inputs with their batch dimension, as ``model`` takes them; moved to its device.
+        latency: also measure time; without it ``latency_ms`` and ``spread_ms`` are None.
+        batch_size: rows to time at, repeated or cut from the example; by default the example's own.
+        warmup: runs that are not timed.
+        repeats: timed runs; ``latency_ms`` is their median, ``spread_ms`` their interquartile
+            range.
+
+    Raises:
+        ValidationError: if the model is no `MultiExitModel`, the example has no rows, or a number
+            is too small.
+
+    Example:
+        >>> costs = measure(model, torch.zeros(1, 3, 32, 32), latency=False)
+        >>> costs.relative()
+        tensor([0.3562, 0.6871, 1.0032], dtype=torch.float64)
+    """
+    _check(model, example, batch_size, warmup, repeats)
+    example = move(example, device_of(model))
+    with keep_modes(model), torch.no_grad():
+        model.eval()
+        macs = count_macs(model, example)
+        times = _time(model, _resize(example, batch_size), warmup, repeats) if latency else None
+    params, full_params = _count_params(model)
+    full = {"macs": float(macs.full), "params": full_params}
+    if times is None:
+        return Costs(macs=macs.cumulative, params=params, full=full)
+    low, median, high = times.cumulative.quantile(torch.tensor([0.25, 0.5, 0.75]).double(), 0)
+    return Costs(
+        macs=macs.cumulative,
+        params=params,
+        latency_ms=median,
+        full=full | {"latency_ms": float(times.full.quantile(0.5))},
+        spread_ms=high - low,
+        batch_size=num_rows(example) if batch_size is None else batch_size,
+    )
+
+
+@contextmanager
+def keep_modes(model: MultiExitModel) -> Iterator[None]:
+    """Put the training flag of every module back afterwards, whatever happens."""
+    flags = [(module, module.training) for module in modules_of(model)]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def modules_of(model: MultiExitModel) -> list[nn.Module]:
+    """Every module once, those of segments that are views of a network included."""
+    return list({id(m): m for root in (model, model.segments) for m in root.modules()}.values())
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model's parameters are; the processor where it has none."""
+    parameter = next(model.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+def _check(
+    model: object, example: State, batch_size: int | None, warmup: int, repeats: int
+) -> None:
+    if not isinstance(model, MultiExitModel):
+        raise ValidationError(
+            f"wanted a MultiExitModel, as attach or create_model make; got {type(model).__name__}"
+        )
+    if num_rows(example) < 1:
+        raise ValidationError("wanted an example with at least one row, got an empty batch")
+    if batch_size is not None and batch_size < 1:
+        raise ValidationError(f"wanted batch_size of at least 1, got {batch_size}")
+    if warmup < 0 or repeats < 1:
+        raise ValidationError(f"wanted warmup >= 0 and repeats >= 1, got {warmup} and {repeats}")
+
+
+def _resize(example: State, batch_size: int | None) -> State:
+    """The example with so many rows, repeated or cut."""
+    if batch_size is None:
+        return example
+    rows = torch.arange(batch_size) % num_rows(example)
+    return take(example, rows)
+
+
+def count_macs(model: MultiExitModel, example: State) -> Pieces:
+    """Multiply-accumulates for one input of every segment and every head, in the model's mode."""
+    segments, heads, state = [], [], example
+    with countable():
+        for segment, head in zip(model.segments, model.heads, strict=True):
+            with FlopCounterMode(display=False) as counter:
+                state = segment(state)
+            segments.append(counter.get_total_flops())
+            with FlopCounterMode(display=False) as counter:
+                head(state)
+            heads.append(counter.get_total_flops())
+    per_input = 2.0 * num_rows(example)  # the counter gives FLOPs of the whole batch
+    return Pieces(
+        torch.tensor(segments).double() / per_input, torch.tensor(heads).double() / per_input
+    )
+
+
+@contextmanager
+def countable() -> Iterator[None]:
+    """Make attention visible to the counter.
+
+    The fused encoder layer of eval mode is one operator without a formula, and so are some
+    kernels of scaled dot-product attention; its plain form is matrix products.
+    """
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _count_params(model: MultiExitModel) -> tuple[Tensor, float]:
+    """Distinct parameters up to each exit, [K], and those of all segments and the last head."""
+    seen: dict[int, int] = {}
+    totals = []
+    for segment, head in zip(model.segments, model.heads, strict=True):
+        seen |= _sizes(segment) | _sizes(head)
+        totals.append(sum(seen.values()))
+    full = _sizes(model.segments) | _sizes(model.heads[-1])
+    return torch.tensor(totals).double(), float(sum(full.values()))
+
+
+def _sizes(module: nn.Module) -> dict[int, int]:
+    return {id(parameter): parameter.numel() for parameter in module.parameters()}
+
+
+def _time(model: MultiExitModel, example: State, warmup: int, repeats: int) -> Pieces:
+    """Milliseconds of each piece in each repeat, [R, K]."""
+    cuda = device_of(model).type == "cuda"
+
+    def now() -> float:
+        if cuda:
+            torch.cuda.synchronize(device_of(model))
+        return time.perf_counter()
+
+    rows: list[list[float]] = []
+    for _ in range(warmup + repeats):
+        state, marks = example, [now()]
+        for segment, head in zip(model.segments, model.heads, strict=True):
+            state = segment(state)
+            marks.append(now())
+            head(state)
+            marks.append(now())
+        rows.append(marks)
+    spans = 1000 * torch.tensor(rows[warmup:], dtype=torch.float64).diff(dim=1)  # [R, 2K]
+    return Pieces(spans[:, 0::2], spans[:, 1::2])
