@@ -28,6 +28,7 @@ from .trace import (
     Observer,
     Traced,
     bind,
+    check_runs,
     example_rows,
     follows,
     is_sized,
@@ -64,6 +65,7 @@ def cut(
         PlaceError: if an exit cannot go there; the message lists valid places.
         ValidationError: if the example or an option does not fit.
     """
+    check_runs(network, example)
     check_names(network, at, example)
     inputs = list(bind(network, example))
     with torch.no_grad():

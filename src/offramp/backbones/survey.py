@@ -8,7 +8,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..trees import State, map_tensors, tensors
-from .trace import ROWS, Facts, Observer, bind, example_rows, follows, mode, shape_of, trace
+from .trace import (
+    ROWS,
+    Facts,
+    Observer,
+    bind,
+    check_runs,
+    example_rows,
+    follows,
+    mode,
+    shape_of,
+    trace,
+)
 
 
 class Found(NamedTuple):
@@ -29,6 +40,7 @@ def survey(network: nn.Module, example: State) -> tuple[fx.Graph, list[Found]]:
     Raises:
         PlaceError: if torch.fx cannot follow the network's forward.
     """
+    check_runs(network, example)
     with mode(network, False), torch.no_grad():
         traced = trace(network, list(bind(network, example)))
         facts = _facts(network, traced.graph, example)

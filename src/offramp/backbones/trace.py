@@ -177,6 +177,23 @@ def example_rows(example: State, rows: int) -> State:
     return take(example, torch.arange(rows, device=tensors(example)[0].device) % num)
 
 
+def check_runs(network: nn.Module, example: State) -> None:
+    """Check that a network runs on an example.
+
+    Raises:
+        ValidationError: if it does not; the message has the shapes and the network's own error.
+    """
+    inputs = bind(network, map_tensors(Tensor.clone, example_rows(example, ROWS[0])))
+    try:
+        with mode(network, False), torch.no_grad():
+            network(**inputs)
+    except Exception as error:
+        shapes = [tuple(tensor.shape) for tensor in tensors(inputs)]
+        why = str(error).partition("\n")[0]
+        name = type(network).__name__
+        raise ValidationError(f"{name} does not run on inputs {shapes}: {why}") from error
+
+
 # -------------------------------------------------------------------------- parts
 class Part(NamedTuple):
     """The nodes between two places, what they read and what must be handed on."""

@@ -1,0 +1,5 @@
+"""Training: one loop, one backward step."""
+
+from .backward import backward_step as backward_step
+from .loop import fit as fit
+from .meter import History as History

@@ -1,0 +1,80 @@
+"""One training step's forward and backward pass."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..errors import UnsupportedError, ValidationError
+from ..model import MultiExitModel
+from ..objectives.base import Objective
+from ..trees import map_tensors
+from ..types import Batch, Costs, ExitOutput, Term
+
+
+class Passed(NamedTuple):
+    """What one forward and backward pass leaves behind, beside the gradients."""
+
+    outputs: list[ExitOutput]  # K, logits in float32 or wider
+    terms: list[Term]
+    loss: Tensor  # [], sum of the terms
+
+
+def backward_step(
+    model: MultiExitModel, objective: Objective, batch: Batch, costs: Costs
+) -> list[Term]:
+    """One forward pass, and one backward pass of the sum of the objective's terms.
+
+    Gradients are added to those that are there, as ``Tensor.backward`` does.
+
+    Raises:
+        UnsupportedError: if a term has ``since`` above 0: there is no routed backward pass yet.
+        ValidationError: if the objective has no terms, two of one name, or one that is not a single
+            number.
+
+    Example:
+        >>> terms = backward_step(model, objective, batch, costs)
+        >>> optimizer.step()
+    """
+    return forward_backward(model, objective, batch, costs).terms
+
+
+def forward_backward(
+    model: MultiExitModel, objective: Objective, batch: Batch, costs: Costs
+) -> Passed:
+    """`backward_step`, with the outputs and the loss too."""
+    outputs = [map_tensors(_widen, out) for out in model(batch.inputs)]
+    terms = objective(outputs, batch, costs)
+    _check(terms)
+    loss = torch.stack([term.value for term in terms]).sum()
+    # backward repeats the types of the forward pass; an autocast around it could change them
+    with torch.autocast(loss.device.type, enabled=False):
+        loss.backward()
+    return Passed(outputs, terms, loss)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    """Losses are computed in float32: log-probabilities in bf16 have two or three digits."""
+    return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
+
+
+def _check(terms: list[Term]) -> None:
+    if not terms:
+        raise ValidationError("wanted an objective with at least one term, got none")
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ValidationError(f"wanted terms of different names, got {names}")
+    shaped = next((term for term in terms if term.value.dim()), None)
+    if shaped is not None:
+        raise ValidationError(
+            f"wanted one number per term, got {tuple(shaped.value.shape)} for {shaped.name!r}"
+        )
+    routed = next((term for term in terms if term.since > 0), None)
+    if routed is not None:
+        raise UnsupportedError(
+            f"the term {routed.name!r} has since={routed.since}: it may move segments from "
+            f"{routed.since} on only, which needs the routed backward pass; that is not there yet, "
+            "wanted terms with since=0"
+        )

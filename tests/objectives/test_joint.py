@@ -1,0 +1,97 @@
+"""Joint training sums the weighted cross-entropy of all exits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from offramp.errors import ValidationError
+from offramp.objectives.joint import Joint, exit_weights
+from offramp.registry import objectives
+from offramp.types import Batch, Costs, ExitOutput
+
+COSTS = Costs.from_relative([0.3, 0.6, 1.0])
+
+
+def outputs(*shape: int) -> list[ExitOutput]:
+    generator = torch.Generator().manual_seed(0)
+    return [ExitOutput(torch.randn(shape, generator=generator)) for _ in range(3)]
+
+
+def batch(target: torch.Tensor, progress: float = 0.0) -> Batch:
+    return Batch(torch.zeros(len(target), 1), target, torch.arange(len(target)), progress)
+
+
+def literal(logits: torch.Tensor, target: torch.Tensor) -> float:
+    """Mean of -log softmax at the target, row by row; negative targets do not count."""
+    losses = []
+    for row, label in zip(logits.tolist(), target.tolist(), strict=True):
+        if label >= 0:
+            losses.append(math.log(sum(math.exp(x) for x in row)) - row[label])
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize(
+    ("weights", "wanted"),
+    [
+        ("uniform", [1.0, 1.0, 1.0]),
+        ("linear", [1 / 12, 2 / 12, 3 / 12]),
+        ([0.5, 0.0, 2.0], [0.5, 0.0, 2.0]),
+        (lambda num, progress: [progress * k for k in range(num)], [0.0, 0.25, 0.5]),
+    ],
+)
+def test_joint_weighs_the_cross_entropy_of_every_exit(weights, wanted):
+    target = torch.tensor([0, 3, 2, -100, 1])
+    outs = outputs(5, 4)
+    terms = Joint(weights)(outs, batch(target, progress=0.25), COSTS)
+    assert [term.name for term in terms] == ["ce/0", "ce/1", "ce/2"]
+    assert [term.since for term in terms] == [0, 0, 0]
+    for term, out, weight in zip(terms, outs, wanted, strict=True):
+        assert float(term.value) == pytest.approx(weight * literal(out.logits, target), rel=1e-5)
+
+
+def test_joint_linear_weights_sum_to_a_half():
+    for num in (1, 2, 7):
+        assert sum(exit_weights("linear", num, 0.0)) == pytest.approx(0.5)
+
+
+def test_joint_leaves_the_named_target_out():
+    target = torch.tensor([0, 3, 2, 1])
+    ignoring = Joint(ignore_index=3)(outputs(4, 4), batch(target), COSTS)
+    kept = [ExitOutput(out.logits[[0, 2, 3]]) for out in outputs(4, 4)]
+    plain = Joint()(kept, batch(target[[0, 2, 3]]), COSTS)
+    for a, b in zip(ignoring, plain, strict=True):
+        torch.testing.assert_close(a.value, b.value)
+
+
+def test_joint_brings_maps_to_the_size_of_the_target():
+    generator = torch.Generator().manual_seed(1)
+    target = torch.randint(0, 4, (2, 8, 8), generator=generator)
+    small = outputs(2, 4, 4, 4)
+    terms = Joint()(small, batch(target), COSTS)
+    for term, out in zip(terms, small, strict=True):
+        grown = F.interpolate(out.logits, (8, 8), mode="bilinear", align_corners=False)
+        flat = grown.permute(0, 2, 3, 1).reshape(-1, 4)
+        assert float(term.value) == pytest.approx(literal(flat, target.flatten()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], "3 non-negative weights"),
+        ([1.0, -1.0, 1.0], "3 non-negative weights"),
+        (lambda num, progress: [1.0], "3 non-negative weights"),
+    ],
+)
+def test_joint_says_that_weights_do_not_fit(weights, message):
+    with pytest.raises(ValidationError, match=message):
+        Joint(weights)(outputs(5, 4), batch(torch.zeros(5).long()), COSTS)
+
+
+def test_joint_is_found_by_name_and_says_which_weights_it_knows():
+    assert isinstance(objectives.create("joint", weights="linear"), Joint)
+    with pytest.raises(ValidationError, match=r"'uniform', 'linear'.*got 'cubic'"):
+        Joint("cubic")
