@@ -67,13 +67,19 @@ class Endless(IterableDataset):
         (({"a": torch.zeros(3), "b": torch.zeros(2)}, torch.zeros(3)), "no batch"),
         ((torch.zeros(3), [0, 1, 2]), "got tuple of"),
         (Endless(), "got Endless"),
-        (DataLoader(Endless()), "a DataLoader with a length"),
+        (torch.zeros(3, 2), "got Tensor"),
         (DataLoader(TensorDataset(torch.zeros(0, 2))), "at least one batch"),
     ],
 )
 def test_data_of_the_wrong_kind_say_what_was_wanted(given, message):
     with pytest.raises(DataError, match=message):
         open_data(given, 2)
+
+
+def test_loader_that_does_not_know_its_length_says_so():
+    source = open_data(DataLoader(Endless(), batch_size=3), 2)
+    assert source.steps is None and source.rows is None
+    assert next(iter(source.batches(None))).target.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("wrap", [lambda data: data, lambda data: DataLoader(data, batch_size=2)])

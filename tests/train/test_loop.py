@@ -367,7 +367,7 @@ def test_fit_shows_a_bar_on_standard_error_only_when_asked(tiny, data, capsys):
         ({"objective": "jiont"}, UnknownNameError, "did you mean 'joint'"),
         ({"objective": nn.CrossEntropyLoss()}, ValidationError, "got CrossEntropyLoss"),
         ({"model": nn.Linear(2, 2)}, ValidationError, "wanted a MultiExitModel.*got Linear"),
-        ({"data": [1, 2, 3]}, DataError, "wanted a pair"),
+        ({"data": [1, 2, 3]}, DataError, "a Dataset of pairs .*got int"),
         ({"validation": "cifar"}, DataError, "got str"),
     ],
 )

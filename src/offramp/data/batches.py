@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -28,15 +28,17 @@ class Rows(NamedTuple):
 class Source:
     """Data cut into batches, as often as wanted."""
 
-    steps: int  # batches of one pass
+    rows: int | None  # of one pass; None where a DataLoader does not know
+    steps: int | None  # batches of one pass; likewise
     batches: Callable[[torch.Generator | None], Iterator[Rows]]  # shuffled, or in order
 
 
 def open_data(data: Data, batch_size: int, *, keep_single: bool = True) -> Source:
     """A source of batches.
 
-    Tensors are indexed directly; a Dataset of (input, target) goes through a DataLoader in this
-    process; a DataLoader of (inputs, targets) keeps its own batches and its own order.
+    Tensors are indexed directly; a Dataset of (input, target), or anything with a length and
+    numbered items, goes through a DataLoader in this process; a DataLoader of (inputs, targets)
+    keeps its own batches and its own order.
 
     Args:
         data: tensors (inputs, targets), a map-style Dataset or a DataLoader.
@@ -48,10 +50,12 @@ def open_data(data: Data, batch_size: int, *, keep_single: bool = True) -> Sourc
     """
     if isinstance(data, DataLoader):
         return _from_loader(data)
-    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
-        num = len(cast(Sized, data))
-    elif isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[1], Tensor):
-        num = _check_tensors(data[0], data[1])
+    in_memory = isinstance(data, tuple | list) and len(data) == 2 and isinstance(data[1], Tensor)
+    bare = isinstance(data, tuple | str | Tensor)
+    if in_memory:
+        num = _check_tensors(_plain(data[0]), data[1])
+    elif hasattr(data, "__getitem__") and isinstance(data, Sized) and not bare:
+        num = len(data)
     else:
         raise DataError(
             "wanted a pair (inputs, targets) of tensors, a map-style Dataset or a DataLoader, "
@@ -62,9 +66,9 @@ def open_data(data: Data, batch_size: int, *, keep_single: bool = True) -> Sourc
     steps = -(-num // batch_size)
     if steps > 1 and num % batch_size == 1 and not keep_single:
         steps -= 1
-    if isinstance(data, Dataset):
-        return _from_dataset(data, num, batch_size, steps)
-    return _from_tensors(data[0], data[1], batch_size, steps)
+    if in_memory:
+        return _from_tensors(_plain(data[0]), data[1], batch_size, steps)
+    return _from_dataset(cast(Dataset[Any], data), num, batch_size, steps)
 
 
 def _from_tensors(inputs: State, targets: Tensor, batch_size: int, steps: int) -> Source:
@@ -75,26 +79,23 @@ def _from_tensors(inputs: State, targets: Tensor, batch_size: int, steps: int) -
             rows = index.to(place)
             yield Rows(take(inputs, rows), targets[index.to(targets.device)], index)
 
-    return Source(steps, batches)
+    return Source(len(targets), steps, batches)
 
 
 def _from_dataset(data: Dataset[Any], num: int, batch_size: int, steps: int) -> Source:
     def batches(generator: torch.Generator | None) -> Iterator[Rows]:
         chunks = [rows.tolist() for rows in _order(num, generator).split(batch_size)[:steps]]
         for index, (inputs, target) in DataLoader(_Numbered(data), batch_sampler=chunks):
-            yield Rows(inputs, target, index)
+            yield Rows(_plain(inputs), target, index)
 
-    return Source(steps, batches)
+    return Source(num, steps, batches)
 
 
 def _from_loader(loader: DataLoader[Any]) -> Source:
-    try:
-        steps = len(loader)
-    except TypeError:
-        raise DataError(
-            "wanted a DataLoader with a length, got one over an iterable data set without it"
-        ) from None
-    if steps < 1:
+    known = not isinstance(loader.dataset, IterableDataset) or hasattr(loader.dataset, "__len__")
+    steps = len(loader) if known else None
+    rows = len(cast(Sized, loader.dataset)) if known else None
+    if steps == 0:
         raise DataError("wanted a DataLoader with at least one batch, got none")
 
     def batches(generator: torch.Generator | None) -> Iterator[Rows]:
@@ -104,9 +105,14 @@ def _from_loader(loader: DataLoader[Any]) -> Source:
                     f"wanted a DataLoader of pairs (inputs, targets), got {_describe(pair)}"
                 )
             inputs, target = pair
-            yield Rows(inputs, target, torch.full((len(target),), -1))
+            yield Rows(_plain(inputs), target, torch.full((len(target),), -1))
 
-    return Source(steps, batches)
+    return Source(rows, steps, batches)
+
+
+def _plain(inputs: State) -> State:
+    """The BatchEncoding of a tokenizer is a mapping, and no pytree."""
+    return dict(inputs) if isinstance(inputs, Mapping) else inputs
 
 
 def _order(num: int, generator: torch.Generator | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..costs import device_of, keep_modes, measure, modules_of
 from ..data.batches import Data, Rows, Source, open_data
-from ..errors import ValidationError
+from ..errors import DataError, ValidationError
 from ..model import MultiExitModel
 from ..objectives.base import Objective
 from ..trees import State, map_tensors, move, take
@@ -115,12 +115,16 @@ def fit(
     place = Place(
         torch.device(device) if device is not None else device_of(model), precision, channels_last
     )
+    if source.steps is None:
+        raise DataError("wanted data of known length, got a DataLoader that does not know its own")
     total, history = epochs * source.steps, []
     bar = progress_bar(total, epochs) if progress else nullcontext()
     with _seeded(seed, place.device), _phase(model, train), bar as display:
         place.settle(model, goal)
         worker = make(_trainable(model, goal))
-        run = Run(model, goal, worker, place, curve, warmup, total, seed, augment, costs)
+        run = Run(
+            model, goal, worker, place, curve, warmup, source.steps, total, seed, augment, costs
+        )
         for epoch in range(epochs):
             meter = Meter(epoch, model.num_exits, display)
             for step in epoch_steps(run, source, epoch):
@@ -171,6 +175,7 @@ class Run:
     place: Place
     schedule: Schedule
     warmup: float
+    steps: int  # of an epoch
     total: int  # steps of the phase
     seed: int
     augment: Augment | None = None
@@ -192,7 +197,7 @@ class Run:
 
 def epoch_steps(run: Run, source: Source, epoch: int) -> Iterator[Step]:
     """Train for one pass over the data, one record per step."""
-    for number, rows in enumerate(source.batches(run.order), epoch * source.steps):
+    for number, rows in enumerate(source.batches(run.order), epoch * run.steps):
         inputs, target, index = run.place.bring(rows)
         if run.augment is not None:
             inputs = run.augment(inputs, run.chance)

@@ -1,0 +1,292 @@
+"""Three bad inputs per door, from one table: each one clear error that says what was wanted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import offramp
+from offramp.data import split
+from offramp.errors import OfframpError
+from offramp.heads import LinearHead
+from offramp.types import Budget, Costs, Records
+
+COSTS = Costs.from_relative([0.3, 0.6, 1.0])
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def model() -> offramp.MultiExitModel:
+    return offramp.attach(network(), ["1", "3"], example=torch.zeros(2, 4))
+
+
+def records(rows: int = 30) -> Records:
+    torch.manual_seed(rows)
+    return Records.from_arrays(torch.randn(3, rows, 3), torch.arange(rows) % 3)
+
+
+def policy() -> offramp.ExitPolicy:
+    return offramp.create_policy("max_prob", num_exits=3)
+
+
+def data(rows: int = 12) -> tuple[Tensor, Tensor]:
+    return torch.randn(rows, 4), torch.arange(rows) % 3
+
+
+X = torch.zeros(2, 4)
+Call = Callable[[Path], Any]
+
+# door, what is wrong, the call, what the message must say
+TABLE: list[tuple[str, str, Call, str]] = [
+    ("attach", "no module", lambda _: offramp.attach("resnet18", ["1"], example=X), "got str"),
+    (
+        "attach",
+        "unknown place",
+        lambda _: offramp.attach(network(), ["7"], example=X),
+        "no module '7'.*valid places: 0, 1, 2, 3",
+    ),
+    (
+        "attach",
+        "other classes",
+        lambda _: offramp.attach(network(), ["1"], example=X, num_classes=10),
+        "wanted num_classes=3.*got 10",
+    ),
+    ("places", "no rows", lambda _: offramp.places(network(), X[:0]), "at least one row.*empty"),
+    (
+        "places",
+        "wrong width",
+        lambda _: offramp.places(network(), torch.zeros(2, 5)),
+        r"Sequential does not run on inputs \[\(2, 5\)\]: .*shapes",
+    ),
+    ("places", "text", lambda _: offramp.places(network(), "image"), "wanted tensors.*got"),
+    ("create_model", "name", lambda _: offramp.create_model("msdnett"), "mean 'msdnet'.*valid:"),
+    ("create_model", "option", lambda _: offramp.create_model("msdnet", exits=3), "'exits'.*takes"),
+    (
+        "create_model",
+        "checkpoint",
+        lambda folder: offramp.create_model("resnet20_cifar", checkpoint=folder / "no.th"),
+        "wanted a checkpoint file.*no.th",
+    ),
+    (
+        "MultiExitModel",
+        "counts",
+        lambda _: offramp.MultiExitModel([nn.Identity()], []),
+        "1 segments and 0 heads",
+    ),
+    ("MultiExitModel", "nothing", lambda _: offramp.MultiExitModel([], []), "0 segments"),
+    (
+        "MultiExitModel",
+        "too many heads",
+        lambda _: offramp.MultiExitModel([nn.Identity()], [LinearHead(4, 2)] * 2),
+        "1 segments and 2 heads",
+    ),
+    ("create_policy", "name", lambda _: offramp.create_policy("entropie", 3), "mean 'entropy'"),
+    ("create_policy", "exits", lambda _: offramp.create_policy("margin", 0), "one exit, got 0"),
+    (
+        "create_policy",
+        "reduce",
+        lambda _: offramp.create_policy("margin", 3, reduce="max"),
+        "'worst_patch', got 'max'",
+    ),
+    ("create_objective", "name", lambda _: offramp.create_objective("jont"), "mean 'joint'"),
+    (
+        "create_objective",
+        "weights",
+        lambda _: offramp.create_objective("joint", weights="rising"),
+        "'uniform', 'linear'.*got 'rising'",
+    ),
+    (
+        "create_objective",
+        "option",
+        lambda _: offramp.create_objective("joint", weigths=[1]),
+        "weigths.*takes",
+    ),
+    (
+        "fit",
+        "optimizer",
+        lambda _: offramp.fit(model(), data(), epochs=1, optimizer="sdg", progress=False),
+        "sgd.*got 'sdg'",
+    ),
+    ("fit", "epochs", lambda _: offramp.fit(model(), data(), epochs=0), "epochs.*got 0"),
+    ("fit", "data", lambda _: offramp.fit(model(), "mnist", epochs=1), "wanted.*got"),
+    ("measure", "no model", lambda _: offramp.measure(network(), X), "MultiExitModel.*Sequential"),
+    ("measure", "no rows", lambda _: offramp.measure(model(), X[:0]), "at least one row"),
+    ("measure", "repeats", lambda _: offramp.measure(model(), X, repeats=0), "repeats >= 1.*0"),
+    ("record", "batch", lambda _: offramp.record(model(), data(), batch_size=0), "batch_size.*0"),
+    ("record", "data", lambda _: offramp.record(model(), 3), "wanted.*got int|wanted.*got 3"),
+    (
+        "record",
+        "targets",
+        lambda _: offramp.record(model(), (data()[0], torch.full((12,), 7)), progress=False),
+        "below C=3.*7|7",
+    ),
+    ("load_records", "no folder", lambda f: offramp.load_records(f / "none"), "none"),
+    ("load_records", "empty folder", lambda f: offramp.load_records(f), "wanted|no "),
+    (
+        "load_records",
+        "a file",
+        lambda f: offramp.load_records(touch(f / "file")),
+        "file",
+    ),
+    (
+        "Records",
+        "rows differ",
+        lambda _: Records.from_arrays(torch.zeros(2, 5, 3), torch.zeros(4).long()),
+        r"logits \[N=4.*got \(5, 3\)",
+    ),
+    (
+        "Records",
+        "float targets",
+        lambda _: Records.from_arrays(torch.zeros(2, 5, 3), torch.zeros(5)),
+        "class numbers, got torch.float32",
+    ),
+    (
+        "Records",
+        "class too large",
+        lambda _: Records.from_arrays(torch.zeros(2, 5, 3), torch.full((5,), 3)),
+        "below C=3, got 3",
+    ),
+    (
+        "policy.fit",
+        "budget too small",
+        lambda _: policy().fit(records(), COSTS, 0.1),
+        r"0\.1 is out of reach.*reachable range is \[0\.3, 1\]",
+    ),
+    (
+        "policy.fit",
+        "neither",
+        lambda _: policy().fit(records(), COSTS),
+        "either budget or max_drop",
+    ),
+    (
+        "policy.fit",
+        "other exits",
+        lambda _: policy().fit(records(), Costs.from_relative([0.5, 1]), 0.6),
+        "costs of 3 exits, got 2",
+    ),
+    (
+        "policy.use",
+        "no points",
+        lambda _: policy().use("fast"),
+        "'fast'; valid: none",
+    ),
+    ("policy.use", "no budgets", lambda _: policy().fit_points(records(), COSTS, []), "got none"),
+    (
+        "policy.use",
+        "unknown point",
+        lambda _: policy().fit_points(records(), COSTS, {"a": 0.5}).use("b"),
+        "'b'; valid: a",
+    ),
+    ("Budget", "text", lambda _: Budget.of("half"), "got 'half'"),  # type: ignore[arg-type]
+    ("Budget", "not finite", lambda _: Budget.of(math.nan), "got nan"),
+    (
+        "Budget",
+        "unmeasured unit",
+        lambda _: policy().fit(records(), COSTS, Budget(3, "latency_ms")),
+        r"units \['macs'\], got 'latency_ms'",
+    ),
+    ("Costs", "decreasing", lambda _: Costs.from_relative([0.5, 0.4]), r"got \[0.5, 0.4\]"),
+    ("Costs", "negative", lambda _: Costs.from_relative([-1.0, 1.0]), "positive"),
+    ("Costs", "unknown unit", lambda _: COSTS.relative("flops"), "'macs'.*got 'flops'"),
+    (
+        "evaluate",
+        "policy exits",
+        lambda _: offramp.evaluate(offramp.create_policy("margin", 2), records(), COSTS),
+        "policy of 3 exits.*got 2",
+    ),
+    (
+        "evaluate",
+        "costs exits",
+        lambda _: offramp.evaluate(policy(), records(), Costs.from_relative([1.0])),
+        "costs of 3 exits.*got 1",
+    ),
+    (
+        "evaluate",
+        "unit",
+        lambda _: offramp.evaluate(policy(), records(), COSTS, unit="joules"),
+        "got 'joules'",
+    ),
+    (
+        "curve",
+        "test is calibration",
+        lambda _: offramp.curve("margin", *[records()] * 2, COSTS, [0.5]),
+        "disjoint",
+    ),
+    (
+        "curve",
+        "no budgets",
+        lambda _: offramp.curve("margin", records(), records(9), COSTS, []),
+        "at least one budget",
+    ),
+    (
+        "curve",
+        "out of reach",
+        lambda _: offramp.curve("margin", records(), records(9), COSTS, [0.5, 4.0]),
+        r"4 is out of reach.*\[0\.3, 1\]",
+    ),
+    ("area_under_curve", "nothing", lambda _: offramp.area_under_curve([]), "two distinct"),
+    (
+        "area_under_curve",
+        "one point",
+        lambda _: offramp.area_under_curve([offramp.evaluate(policy(), records(), COSTS)]),
+        "two distinct",
+    ),
+    (
+        "area_under_curve",
+        "the same point twice",
+        lambda _: offramp.area_under_curve([offramp.evaluate(policy(), records(), COSTS)] * 2),
+        "two distinct",
+    ),
+    ("run", "training mode", lambda _: offramp.run(model(), policy(), X), "eval mode"),
+    ("run", "no rows", lambda _: offramp.run(model().eval(), policy(), X[:0]), "empty"),
+    (
+        "run",
+        "policy exits",
+        lambda _: offramp.run(model().eval(), offramp.create_policy("margin", 5), X),
+        "policy of 3 exits, got 5",
+    ),
+    ("anytime", "training mode", lambda _: offramp.anytime(model(), X), "eval mode"),
+    ("anytime", "no rows", lambda _: offramp.anytime(model().eval(), X[:0]), "empty"),
+    ("anytime", "no tensor", lambda _: offramp.anytime(model().eval(), "image"), "wanted tensors"),
+    ("create_dataset", "name", lambda _: offramp.create_dataset("digit"), "mean 'digits'"),
+    ("create_dataset", "option", lambda _: offramp.create_dataset("digits", sed=1), "takes"),
+    (
+        "create_dataset",
+        "no name",
+        lambda _: offramp.create_dataset(None),  # type: ignore[arg-type]
+        "None",
+    ),
+    ("split", "fractions", lambda _: split(torch.arange(9) % 3, fractions=(1, 1, 1, 1)), "wanted"),
+    ("split", "targets", lambda _: split(torch.zeros(3, 3).long()), "wanted"),
+    ("split", "too few", lambda _: split(torch.arange(3)), "class 0 has 1"),
+]
+
+
+def touch(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("door", "wrong", "call", "message"), TABLE, ids=[f"{d}: {w}" for d, w, *_ in TABLE]
+)
+def test_bad_input_is_one_clear_error(
+    door: str, wrong: str, call: Call, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OfframpError, match=message) as caught:
+        call(tmp_path)
+    text = str(caught.value)
+    assert "\n" not in text and 15 < len(text) < 900, text
+
+
+def test_every_door_has_three_bad_inputs() -> None:
+    doors = [door for door, *_ in TABLE]
+    assert {door: doors.count(door) for door in doors} == dict.fromkeys(doors, 3)
