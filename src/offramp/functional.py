@@ -74,7 +74,7 @@ def reduce_positions(values: Tensor, how: Reduce = "mean") -> Tensor:
         flat = values.flatten(1)
         return flat.kthvalue(max(1, int(_QUANTILE * flat.shape[1])), 1).values
     if how == "worst_patch":
-        maps = values.unsqueeze(1) if values.dim() == 3 else values[:, None, None]  # [N, 1, H, W]
+        maps = values.unsqueeze(1)  # [N, 1, H, W], or [N, 1, L] for a line
         side = [min(_PATCH, size) for size in maps.shape[-2:]]
         patches = F.avg_pool2d(maps, side, ceil_mode=True, count_include_pad=False)
         return patches.flatten(1).amin(1)
