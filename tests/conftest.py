@@ -1,4 +1,4 @@
-"""What all tests share: the folder of real data, and one thread, so that workers do not compete."""
+"""What all tests share: the folder of real data, one thread, and a fixed global seed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 
 torch.set_num_threads(1)
 

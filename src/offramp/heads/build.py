@@ -60,9 +60,7 @@ def build_head(spec: HeadSpec, site: Site) -> nn.Module:
     """
     if callable(spec) and not isinstance(spec, str):
         if site.gate:
-            raise ValidationError(
-                "wanted gate=False: a function makes a head with its own gate"
-            )
+            raise ValidationError("wanted gate=False: a function makes a head with its own gate")
         made = spec(site.shape)
         if not isinstance(made, nn.Module):
             raise ValidationError(
