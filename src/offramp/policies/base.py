@@ -94,6 +94,16 @@ class ExitPolicy(nn.Module, ABC):
         leave = torch.ones_like(score, dtype=torch.bool) if last else score >= threshold
         return Decision(score, leave, self.answer(k, out, carry), carry)
 
+    def finish(self, out: ExitOutput, carry: Carry) -> Tensor:
+        """Answer at the last exit, [N, C, *S]; it is scored, which decides nothing, only if needed.
+
+        It is needed where `answer` is a policy's own, since that may read what `score` hands on.
+        """
+        last = self.num_exits - 1
+        if type(self).answer is ExitPolicy.answer:
+            return self._tempered(last, out).logits
+        return self(last, out, carry).logits
+
     # ------------------------------------------------------------------- records
     @torch.no_grad()
     def decisions(self, shard: Shard) -> list[Decision]:

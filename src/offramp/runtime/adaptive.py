@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..errors import UnsupportedError, ValidationError
 from ..model import MultiExitModel
-from ..policies.base import Control, Decision, ExitPolicy
+from ..policies.base import Control, ExitPolicy
 from ..trees import State, num_rows, take, tensors
 from ..types import Carry, ExitOutput, Prediction
 
@@ -50,21 +50,24 @@ def run(
     rows, state, carry = _begin(model, policy, inputs), inputs, Carry()
     left: list[_Left] = []
     answered: torch.Size | None = None
-    for k in range(model.num_exits):
+    for k in range(model.num_exits - 1):
         state, out = model.step(k, state)
         decision = policy(k, out, carry)
         answered = _same_size(decision.logits, answered, size)
-        stay = 0 if k == model.num_exits - 1 else int(decision.leave.logical_not().sum())
+        stay = len(rows) - int(decision.leave.sum())
+        carry = decision.carry
+        if not stay:
+            return _in_order([*left, _leave(k, decision.logits, rows, size)])
         if stay == len(rows):
-            carry = decision.carry
             continue
         order = decision.leave.int().argsort(stable=True)  # those who stay come first
-        left.append(_leave(k, decision, rows, order[stay:], size))
-        if not stay:
-            break
-        keep = order[:stay]
-        rows, state, carry = rows[keep], model.compact(state, keep), take(decision.carry, keep)
-    return _in_order(left)
+        gone, keep = order[stay:], order[:stay]
+        left.append(_leave(k, decision.logits[gone], rows[gone], size))
+        rows, state, carry = rows[keep], model.compact(state, keep), take(carry, keep)
+    state, out = model.step(model.num_exits - 1, state)
+    logits = policy.finish(out, carry)
+    _same_size(logits, answered, size)
+    return _in_order([*left, _leave(model.num_exits - 1, logits, rows, size)])
 
 
 def anytime(model: MultiExitModel, inputs: State) -> Iterator[ExitOutput]:
@@ -142,15 +145,16 @@ def _same_size(logits: Tensor, before: torch.Size | None, size: Size | None) -> 
     return answered
 
 
-def _leave(k: int, decision: Decision, rows: Tensor, gone: Tensor, size: Size | None) -> _Left:
-    """The answers of those who leave at exit ``k``; ``gone`` are their places in the batch, [n]."""
-    logits = decision.logits[gone]
+def _leave(k: int, logits: Tensor, rows: Tensor, size: Size | None) -> _Left:
+    """Rows that leave at exit ``k`` with their answers, [n, C, *S]."""
     if size is not None and logits.shape[2:] != size:
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    return _Left(rows[gone], logits, torch.full_like(gone, k))
+    return _Left(rows, logits, torch.full_like(rows, k))
 
 
 def _in_order(left: list[_Left]) -> Prediction:
+    if len(left) == 1:  # all left together, so nothing was reordered
+        return Prediction(left[0].logits, left[0].exits)
     rows = torch.cat([part.rows for part in left])
     logits = torch.cat([part.logits for part in left])
     exits = torch.cat([part.exits for part in left])
