@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import ValidationError
 from .model import MultiExitModel
@@ -137,6 +136,8 @@ def _resize(example: State, batch_size: int | None) -> State:
 
 def count_macs(model: MultiExitModel, example: State) -> Pieces:
     """Multiply-accumulates for one input of every segment and every head, in the model's mode."""
+    from torch.utils.flop_counter import FlopCounterMode  # here: it takes long to import
+
     segments, heads, state = [], [], example
     with countable():
         for segment, head in zip(model.segments, model.heads, strict=True):

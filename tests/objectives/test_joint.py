@@ -78,6 +78,16 @@ def test_joint_brings_maps_to_the_size_of_the_target():
         assert float(term.value) == pytest.approx(literal(flat, target.flatten()), rel=1e-5)
 
 
+def test_joint_is_zero_where_every_target_is_ignored():
+    outs = outputs(3, 4)
+    for out in outs:
+        out.logits.requires_grad_()
+    terms = Joint(ignore_index=-1)(outs, batch(torch.full((3,), -1)), COSTS)
+    sum(term.value for term in terms).backward()
+    assert [float(term.value) for term in terms] == [0.0] * 3
+    assert all(float(out.logits.grad.abs().sum()) == 0 for out in outs)
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [

@@ -59,7 +59,9 @@ class Joint(Objective):
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         if logits.shape[2:] != target.shape[1:]:
             logits = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
-        return F.cross_entropy(logits, target, ignore_index=self.ignore_index)
+        total = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="sum")
+        # not the mean of cross_entropy, which is NaN for a batch where every target is ignored
+        return total / (target != self.ignore_index).sum().clamp_min(1)
 
 
 def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[float]:
