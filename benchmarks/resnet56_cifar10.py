@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import offramp
@@ -134,7 +133,6 @@ def main() -> None:
         "--data", type=Path, required=True, help="folder with cifar10/ and weights/"
     )
     parser.add_argument("--out", type=Path, help="write the figures here as JSON")
-    parser.add_argument("--heads", type=Path, help="keep the trained heads here, or take them")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0)
@@ -152,12 +150,7 @@ def main() -> None:
     )
     before = {name: value.clone() for name, value in model.network.state_dict().items()}
     report: dict[str, object] = {"last exit before": accuracy(model.network, *test)}
-    if args.heads and args.heads.exists():
-        model.heads.load_state_dict(load_file(args.heads))
-    else:
-        train_heads(model, load(args.data, "train"), args.epochs, args.seed)
-        if args.heads:
-            save_file(model.heads.state_dict(), args.heads)
+    train_heads(model, load(args.data, "train"), args.epochs, args.seed)
     model.eval()
     after = model.network.state_dict()
     report["backbone unmoved"] = all(torch.equal(after[name], before[name]) for name in before)
@@ -166,9 +159,8 @@ def main() -> None:
     costs = offramp.measure(model, test[0][:1], latency=False)
     report["costs"] = costs.relative().tolist()
     records = offramp.record(model, test, progress=False)
-    halves = torch.randperm(len(records), generator=torch.Generator().manual_seed(args.seed)).chunk(
-        2
-    )
+    shuffled = torch.randperm(len(records), generator=torch.Generator().manual_seed(args.seed))
+    halves = shuffled.chunk(2)
     calibration, scored = records.take(halves[0]), records.take(halves[1])
     small = offramp.create_model("resnet20_cifar", num_classes=10, at=(), checkpoint=weights[20])
     small_costs = offramp.measure(small, test[0][:1], latency=False)
@@ -179,7 +171,7 @@ def main() -> None:
     }
     report["full ResNet-56"] = accuracy(model.network, test[0][rows], test[1][rows])
     names = [*offramp.list_policies()]
-    budgets = [float(report["static ResNet-20"]["cost"]), *BUDGETS]
+    budgets = [0.4, *BUDGETS]
     for name in names:
         results = offramp.curve(name, calibration, scored, costs, budgets)
         report[name] = [

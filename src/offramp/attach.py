@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from .backbones.cut import cut
@@ -57,5 +58,6 @@ def attach(
             "wanted at least one place for an early exit, got none: see offramp.places"
         )
     make = cut_stack if is_stack(network) else cut
-    parts = make(network, at, example, num_classes=num_classes, head=head, gate=gate)
+    with torch.inference_mode(False):  # heads made in inference mode could not be trained
+        parts = make(network, at, example, num_classes=num_classes, head=head, gate=gate)
     return MultiExitModel(parts.segments, parts.heads, network=parts.network, compact=parts.compact)

@@ -54,6 +54,7 @@ class MultiExitModel(nn.Module):
         if network is None:
             self.segments = nn.ModuleList(segments)
         else:  # views on the network: not registered, or every parameter would be saved twice
+            self.training = network.training
             object.__setattr__(self, "segments", nn.ModuleList(segments))
         self.heads = nn.ModuleList(heads)
 

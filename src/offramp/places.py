@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from .backbones.dry_run import Runner, arguments, example_rows, undone
 from .backbones.encoder import cut_stack, is_stack, stack_places
 from .backbones.survey import survey
-from .backbones.trace import bind, example_rows, mode
+from .backbones.trace import mode
 from .costs import count_macs, countable
 from .model import MultiExitModel
-from .trees import State, map_tensors
+from .trees import State
 
 
 class Place(NamedTuple):
@@ -43,16 +43,16 @@ def places(network: nn.Module, example: State) -> list[Place]:
     """
     if is_stack(network):
         return _layers(network, example)
+    from torch.utils.flop_counter import FlopCounterMode  # here: it takes long to import
+
     graph, found = survey(network, example)
-    inputs = bind(network, map_tensors(torch.Tensor.clone, example_rows(example, 1)))
     with (
-        mode(network, False),
-        torch.no_grad(),
+        undone(network, False),
         countable(),
         FlopCounterMode(display=False) as counter,
     ):
         meter = _Meter(network, graph, counter)
-        meter.run(*(inputs[str(n.target)] for n in graph.nodes if n.op == "placeholder"))
+        meter.run(*arguments(network, graph, example_rows(example, 1)))
     total = max(counter.get_total_flops(), 1)
     return [
         Place(p.name, meter.flops[p.end] / total, meter.flops[p.end] / 2, p.shape, p.carried)
@@ -78,10 +78,10 @@ def _layers(network: nn.Module, example: State) -> list[Place]:
     ]
 
 
-class _Meter(fx.Interpreter):
+class _Meter(Runner):
     """Runs a graph on the network and reads the counter after every node."""
 
-    def __init__(self, network: nn.Module, graph: fx.Graph, counter: FlopCounterMode) -> None:
+    def __init__(self, network: nn.Module, graph: fx.Graph, counter: Any) -> None:
         super().__init__(network, graph=graph)
         self.counter = counter
         self.flops: dict[fx.Node, int] = {}

@@ -53,6 +53,8 @@ MODERN = {
     "mlp_dropout": 0.1,
     "embedding_dropout": 0.1,
 }
+# the name of the list of layers changed within version 5 of transformers
+VIT = "layers" if hasattr(tr.ViTModel(tr.ViTConfig(**IMAGE)), "layers") else "encoder.layer"
 FAMILIES = {
     "Bert": ("ForSequenceClassification", TEXT, "bert.encoder.layer"),
     "Roberta": ("ForSequenceClassification", TEXT, "roberta.encoder.layer"),
@@ -63,8 +65,8 @@ FAMILIES = {
         "electra.encoder.layer",
     ),
     "ModernBert": ("ForSequenceClassification", MODERN, "model.layers"),
-    "ViT": ("ForImageClassification", IMAGE, "vit.layers"),
-    "DeiT": ("ForImageClassification", IMAGE, "deit.layers"),
+    "ViT": ("ForImageClassification", IMAGE, f"vit.{VIT}"),
+    "DeiT": ("ForImageClassification", IMAGE, f"deit.{VIT}"),
     "Dinov2": ("ForImageClassification", IMAGE, "dinov2.encoder.layer"),
 }
 TEXTS = [name for name, (task, _, _) in FAMILIES.items() if task == "ForSequenceClassification"]

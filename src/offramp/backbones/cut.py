@@ -3,12 +3,17 @@
 The segments are views: they run the network's own modules and read its own attributes at every
 call, so training them trains the network, and moving or saving the network works as ever. What a
 later segment still reads (long skips) is carried in the state, a dict from value name to value.
+
+The modules around the places are seen through once, in both modes, and not called any more. So a
+hook on one of them is refused; one that is added later is not seen, nor is the mode of such a
+module by itself (freeze ``model.segments[k]`` instead), and gradient checkpointing that they do is
+without effect. All modules inside the segments are called as ever.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,26 +23,24 @@ from ..errors import PlaceError, ValidationError
 from ..heads import Answer
 from ..heads.build import HeadSpecs, Site, build_head, check_classes, per_exit
 from ..heads.linear import Layout
-from ..trees import State, map_tensors, tensors
+from ..trees import State, tensors
 from .base import Parts
-from .segment import Entry, Program, Segment, compile_part, owned_by
-from .survey import survey
-from .trace import (
+from .dry_run import (
     ROWS,
     Facts,
-    Observer,
-    Traced,
-    bind,
+    Watch,
+    arguments,
+    check_heads,
     check_runs,
     example_rows,
     follows,
     is_sized,
-    main_output,
-    mode,
-    shape_of,
-    split,
-    trace,
+    undone,
+    verify,
 )
+from .segment import Entry, Program, Segment, carried_key, compile_part, owned_by
+from .survey import survey
+from .trace import Traced, bind, main_output, mode, split, trace
 
 _SHOWN = 24  # names in an error message
 
@@ -65,7 +68,8 @@ def cut(
         PlaceError: if an exit cannot go there; the message lists valid places.
         ValidationError: if the example or an option does not fit.
     """
-    check_runs(network, example)
+    for training in (False, True):
+        check_runs(network, example, training)
     check_names(network, at, example)
     inputs = list(bind(network, example))
     with torch.no_grad():
@@ -80,7 +84,9 @@ def cut(
     for k in range(len(at) + 1):
         programs = {training: each.program(k) for training, each in cuts.items()}
         owned = owned_by(network, [each.parts[k] for each in cuts.values()])
-        segments.append((Segment if k else Entry)(network, programs, owned))
+        segments.append(
+            Segment(network, programs, owned) if k else Entry(network, programs, owned, inputs)
+        )
     logits = live.answer
     if not isinstance(logits, Tensor) or logits.dim() < 2:
         raise ValidationError(
@@ -90,9 +96,11 @@ def cut(
     for spec, place, end in zip(per_exit(head, len(at)), at, live.ends, strict=True):
         site = _site(network, place, live.facts[end].small, example, logits)
         site = site._replace(num_classes=check_classes(num_classes, logits.shape[1]), gate=gate)
-        heads.append(build_head(spec, site).to(_like(network)))
+        heads.append(build_head(spec, site).to(_like(network)).train(network.training))
     parts = Parts(segments, [*heads, Answer("logits")], network)
-    _verify(network, parts, example)
+    for training in (False, True):
+        verify(network, parts, example, training)
+    check_heads(network, parts, example)
     return parts
 
 
@@ -104,60 +112,69 @@ class _Cut:
     ) -> None:
         self.network, self.at = network, at
         with mode(network, training):
-            self.traced = trace(network, inputs, at)
+            try:
+                self.traced = trace(network, inputs, at)
+            except PlaceError as error:  # the places that are valid are those of eval mode
+                also = " in training mode" if training else f"; {name_valid(network, example)}"
+                raise PlaceError(f"{error}{also}") from error
             self.ends = _ends(network, self.traced, at, example, training)
-            self.parts = split(self.traced.graph, self.ends)
-            runs = [
-                _dry_run(network, self.traced.graph, example_rows(example, rows)) for rows in ROWS
-            ]
+        self.parts = split(self.traced.graph, self.ends)
+        crossing = {node for part in self.parts[1:] for node in part.reads}
+        runs = []
+        for rows in ROWS:
+            watch = Watch(network, self.traced.graph, crossing)
+            with undone(network, training):
+                watch.run(*arguments(network, self.traced.graph, example_rows(example, rows)))
+            runs.append(watch)
         self.facts = {node: Facts(runs[0].seen[node], runs[1].seen[node]) for node in runs[0].seen}
-        self.clones = {node for run in runs for node in run.changed}
+        # per part, the values it reads and changes in place
+        self.clones = [
+            {arg for node in part.nodes for run in runs for arg in run.changed[node]}
+            & set(part.reads)
+            for part in self.parts
+        ]
         self.result = _answer_node(self.traced.graph)
         self.answer = main_output(self.facts[self.result].small)
         self._check(example)
 
     def program(self, k: int) -> Program:
         part, last = self.parts[k], k == len(self.at)
-        sized = {self._key(n): self._sized(n) for n in part.reads if k and is_sized(self.facts[n])}
-        nodes = set(part.nodes) - set(part.reads)
-        exports = [n for n in self._keeps(k) if n in nodes and not is_sized(self.facts[n])]
-        writes = [*(self._key(n) for n in exports), *(["logits"] if last else [])]
-        stay = [self._key(n) for n in self._keeps(k) if not is_sized(self.facts[n])]
-        keeps = ["logits"] if last else stay
-        changed = frozenset(self._key(n) for n in part.reads if k and n in self._changed_in(k))
-        run = compile_part(self.network, part, exports, self.result if last else None)
+        made = set(part.nodes) - set(part.reads)
+        sized = {n for n in {*part.reads, *self._keeps(k)} if is_sized(self.facts[n])}
+        keeps = [
+            n for n in self._keeps(k) if n not in sized or isinstance(self.facts[n].small, tuple)
+        ]
+        exports = [n for n in keeps if n in made]
+        answer = ("logits",) if last else ()
         return Program(
-            run,
-            tuple(self._key(n) for n in part.reads),
-            tuple(writes),
-            tuple(keeps),
-            sized,
-            changed,
+            compile_part(self.network, part, exports, self.result if last else None),
+            reads=self._keys(part.reads),
+            writes=self._keys(exports) + answer,
+            keeps=self._keys(keeps) + answer,
+            sized=frozenset(self._keys(sized)),
+            clones=frozenset(self._keys(self.clones[k])),
         )
 
     def share_clones(self, other: _Cut) -> None:
         """Both modes run the same code: what one changes in place, the other may."""
-        names = {n.name for n in self.clones} | {n.name for n in other.clones}
-        for each in (self, other):
-            each.clones = {n for n in each.traced.graph.nodes if n.name in names}
+        for k, (ours, theirs) in enumerate(zip(self.clones, other.clones, strict=True)):
+            names = {n.name for n in ours | theirs}
+            for each in (self, other):
+                each.clones[k] = {n for n in each.parts[k].reads if n.name in names}
 
     def _keeps(self, k: int) -> list[fx.Node]:
         if k == len(self.at):
             return []
         return list(dict.fromkeys([*self.parts[k].live, self.ends[k]]))
 
-    def _key(self, node: fx.Node) -> str:
-        """The name of a value in the state; a place keeps its own, so both modes agree on it."""
-        if node in self.ends:
-            return self.at[self.ends.index(node)]
-        return str(node.target) if node.op == "placeholder" else node.name
-
-    def _changed_in(self, k: int) -> set[fx.Node]:
-        return {n for n in self.parts[k].reads if n in self.clones}
-
-    def _sized(self, node: fx.Node) -> tuple[int, ...] | None:
-        small = self.facts[node].small
-        return None if isinstance(small, int) else tuple(small[1:])
+    def _keys(self, nodes: Iterable[fx.Node]) -> tuple[str, ...]:
+        """Names of values in the state; a place keeps its own, so both modes agree on it."""
+        return tuple(
+            self.at[self.ends.index(node)]
+            if node in self.ends
+            else carried_key(str(node.target) if node.op == "placeholder" else node.name)
+            for node in nodes
+        )
 
     def _check(self, example: State) -> None:
         for k, (place, end) in enumerate(zip(self.at, self.ends, strict=True)):
@@ -176,36 +193,6 @@ class _Cut:
 
 
 # --------------------------------------------------------------------------- tracing
-class _Watch(Observer):
-    """An observer that also notes which values are changed in place after they were made."""
-
-    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(network, graph, shape_of)
-        self.changed: set[fx.Node] = set()
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node and compare its arguments' version counters."""
-        args = [(arg, tensor) for arg in n.all_input_nodes for tensor in tensors(self.env[arg])]
-        versions = [tensor._version for _, tensor in args]
-        value = super().run_node(n)
-        self.changed |= {a for (a, t), v in zip(args, versions, strict=True) if t._version != v}
-        return value
-
-
-def _dry_run(network: nn.Module, graph: fx.Graph, example: State) -> _Watch:
-    """Run a graph without leaving a trace in buffers or the global random state."""
-    watch = _Watch(network, graph)
-    buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    with torch.random.fork_rng(devices=[]):
-        try:
-            bound = bind(network, map_tensors(torch.Tensor.clone, example))
-            watch.run(*(bound[n.target] for n in graph.nodes if n.op == "placeholder"))
-        finally:
-            for buffer, before in buffers:
-                buffer.copy_(before)
-    return watch
-
-
 def _ends(
     network: nn.Module, traced: Traced, at: list[str], example: State, training: bool
 ) -> list[fx.Node]:
@@ -225,7 +212,8 @@ def _ends(
             raise _no_exit(second, f"it is the same place as {first!r}", network, example)
         if order[earlier] > order[later]:
             raise PlaceError(
-                f"wanted places in the order in which they run: {second!r} runs before {first!r}"
+                f"wanted places in the order in which they run: {second!r} runs before {first!r}; "
+                + name_valid(network, example)
             )
     if ends and not has_weights_after(network, traced.graph, ends[-1]):
         why = "the classifier has run, and its answer is the last exit already"
@@ -265,7 +253,9 @@ def check_names(network: nn.Module, at: Sequence[str], example: State) -> None:
                 f"the network has no module {name!r}; {hint}{name_valid(network, example)}"
             )
         if list(at).count(name) > 1:
-            raise PlaceError(f"wanted different places, got {name!r} twice")
+            raise PlaceError(
+                f"wanted different places, got {name!r} twice; {name_valid(network, example)}"
+            )
 
 
 def name_valid(network: nn.Module, example: State) -> str:
@@ -325,20 +315,6 @@ def guess_layout(network: nn.Module, shape: tuple[int, ...], example: State) -> 
 
 def _like(network: nn.Module) -> Tensor:
     return next((p for p in network.parameters() if p.is_floating_point()), torch.empty(0))
-
-
-def _verify(network: nn.Module, parts: Parts, example: State) -> None:
-    """Run the cut network once against the uncut one."""
-    with mode(network, False), torch.no_grad():
-        inputs = example_rows(example, ROWS[1])
-        want = main_output(network(**bind(network, map_tensors(torch.Tensor.clone, inputs))))
-        state = map_tensors(torch.Tensor.clone, inputs)
-        for segment in parts.segments:
-            state = segment(state)
-    if not torch.allclose(state["logits"], want, rtol=1e-3, atol=1e-4, equal_nan=True):
-        raise PlaceError(
-            "cut there, the network does not answer as before: it keeps values outside its forward"
-        )
 
 
 def _rows_of(value: Any) -> int:

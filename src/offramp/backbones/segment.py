@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from ..errors import ValidationError
 from ..trees import State, map_tensors, num_rows, tensors
-from .trace import Part, bind, main_output
+from .trace import Part, by_name, input_names, main_output
 
 
 class Program(NamedTuple):
@@ -19,19 +20,28 @@ class Program(NamedTuple):
     reads: tuple[str, ...]
     writes: tuple[str, ...]  # names of what it returns
     keeps: tuple[str, ...]  # names in the state it leaves
-    sized: dict[str, tuple[int, ...] | None]  # batch sizes (None) and shapes (the rest), made anew
-    clones: frozenset[str]  # values it changes in place, which a head or a later segment may hold
+    sized: frozenset[str]  # batch sizes, not in the state, and shapes, there without theirs
+    clones: frozenset[str]  # values it changes in place, which a head or the caller may hold
 
 
 class Segment(nn.Module):
-    """One segment of a cut network: from the inputs or a state to the next state."""
+    """One segment of a cut network: from the inputs or a state to the next state.
+
+    It runs the training program where the network is in training mode, unless the segment and all
+    its modules were put into eval mode, to freeze it.
+
+    Args:
+        network: the network, which is asked for modules and attributes at every call.
+        programs: what to run in training mode (True) and in eval mode (False).
+        owned: the modules and parameters of the network that it uses.
+    """
 
     def __init__(
         self,
         network: nn.Module,
         programs: dict[bool, Program],
         owned: Sequence[nn.Module | nn.Parameter],
-    ):
+    ) -> None:
         super().__init__()
         self._network = (network,)  # in a tuple, so that it is no submodule
         self.programs = programs
@@ -42,29 +52,70 @@ class Segment(nn.Module):
     def forward(self, state: State) -> State:
         """Run to the next exit."""
         network = self._network[0]
-        program = self.programs[network.training]
+        program = self.programs[network.training and not self._is_frozen()]
         values = [self._read(program, name, state) for name in program.reads]
         out = dict(zip(program.reads, values, strict=True))
         out.update(zip(program.writes, program.run(network, *values), strict=True))
-        return {name: out[name] if name in out else state[name] for name in program.keeps}
+        made = {
+            name: tuple(out[name][1:]) if name in program.sized else out[name]
+            for name in program.keeps
+            if name in out
+        }
+        return {name: made[name] if name in made else state[name] for name in program.keeps}
+
+    def _is_frozen(self) -> bool:
+        # the modules are asked too: network.train() reaches them, and not the segment's own flag
+        return not (self.training or any(module.training for module in self.owned))
 
     def _read(self, program: Program, name: str, state: State) -> Any:
         if name in program.sized:
-            rows, rest = num_rows(tensors(state)[0]), program.sized[name]
-            return rows if rest is None else torch.Size((rows, *rest))
+            rows = num_rows(tensors(state)[0])
+            return torch.Size((rows, *state[name])) if name in state else rows
         value = state[name]
-        return map_tensors(torch.Tensor.clone, value) if name in program.clones else value
+        if name in program.clones:
+            return map_tensors(Tensor.clone, value)
+        # a list is handed on as a new one: the network may put other tensors into it
+        return value if isinstance(value, Tensor) else map_tensors(_same, value)
 
 
 class Entry(Segment):
-    """The first segment: it takes the network's inputs as they are."""
+    """The first segment: it takes the network's inputs as they are.
+
+    Args:
+        network, programs, owned: as for `Segment`.
+        inputs: names of the inputs that the example had.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        programs: dict[bool, Program],
+        owned: Sequence[nn.Module | nn.Parameter],
+        inputs: Sequence[str],
+    ) -> None:
+        super().__init__(network, programs, owned)
+        self.names, self.inputs = input_names(network), set(inputs)
 
     def forward(self, state: State) -> State:
         """Run from the inputs to the first exit."""
-        return super().forward(bind(self._network[0], state))
+        given = by_name(self.names, state)
+        if set(given) != self.inputs:
+            raise ValidationError(
+                f"wanted inputs {sorted(self.inputs)}, as in the example; got {sorted(given)}"
+            )
+        return super().forward({carried_key(name): value for name, value in given.items()})
 
     def _read(self, program: Program, name: str, state: State) -> Any:
         return state[name]
+
+
+def carried_key(name: str) -> str:
+    """Key of a carried value that is no place; no module's name begins with a dot."""
+    return f".{name}"
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def compile_part(

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, fx, nn
 
-from ..trees import State, map_tensors, tensors
-from .trace import (
+from ..trees import State, tensors
+from .dry_run import (
     ROWS,
     Facts,
     Observer,
-    bind,
+    arguments,
     check_runs,
     example_rows,
     follows,
-    mode,
     shape_of,
-    trace,
+    undone,
 )
+from .trace import bind, trace
 
 
 class Found(NamedTuple):
@@ -41,7 +40,7 @@ def survey(network: nn.Module, example: State) -> tuple[fx.Graph, list[Found]]:
         PlaceError: if torch.fx cannot follow the network's forward.
     """
     check_runs(network, example)
-    with mode(network, False), torch.no_grad():
+    with undone(network, False):
         traced = trace(network, list(bind(network, example)))
         facts = _facts(network, traced.graph, example)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
@@ -70,8 +69,7 @@ def _facts(network: nn.Module, graph: fx.Graph, example: State) -> dict[fx.Node,
     runs = []
     for rows in ROWS:
         observer = Observer(network, graph, shape_of)
-        bound = bind(network, map_tensors(torch.Tensor.clone, example_rows(example, rows)))
-        observer.run(*(bound[str(n.target)] for n in graph.nodes if n.op == "placeholder"))
+        observer.run(*arguments(network, graph, example_rows(example, rows)))
         runs.append(observer.seen)
     return {node: Facts(runs[0][node], runs[1][node]) for node in runs[0]}
 

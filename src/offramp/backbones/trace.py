@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import PlaceError, ValidationError
-from ..trees import State, map_tensors, num_rows, take, tensors
-
-ROWS = (2, 3)  # the two batch sizes of a dry run: what does not follow the batch shows
+from ..trees import State
 
 
 class Traced(NamedTuple):
@@ -42,7 +41,7 @@ class Tracer(fx.Tracer):
         """Whether a module stays one opaque call."""
         if self.descend is not None:
             return not self.descend(module_qualified_name)
-        return super().is_leaf_module(m, module_qualified_name)
+        return bool(_hooks(m)) or super().is_leaf_module(m, module_qualified_name)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -63,7 +62,10 @@ class Tracer(fx.Tracer):
         kwargs: dict[str, Any],
     ) -> Any:
         """Trace or record a call, and note where it ends."""
-        name = self.path_of_module(m)
+        try:
+            name = self.path_of_module(m)
+        except NameError:  # made on the way, as a slice of a Sequential is: see its modules alone
+            return forward(*args, **kwargs)
         result = (
             super().call_module(m, forward, args, kwargs)
             if self.descend
@@ -96,12 +98,21 @@ def trace(network: nn.Module, inputs: Sequence[str], at: Sequence[str] | None = 
     """Trace a network in its present mode: the containers of the places ``at``, or all it can.
 
     Raises:
-        PlaceError: if torch.fx cannot follow the code around these places.
+        PlaceError: if torch.fx cannot follow the code around these places, or something there
+            would be lost or frozen: a hook, a random number.
     """
     around = {name[:i] for name in at or () for i in _dots(name)}
     tracer = Tracer(inputs, None if at is None else around.__contains__)
+    for name in ("", *sorted(around)):
+        if _hooks(network.get_submodule(name)):
+            which = repr(name) if name else f"the {type(network).__name__} itself"
+            raise PlaceError(
+                f"{which} has forward or backward hooks, and segments run what is in it piece by "
+                "piece, without them: remove them, or take places outside of it"
+            )
     try:
-        graph = tracer.trace(network)
+        with _NoRandomNumbers():
+            graph = tracer.trace(network)
     except Exception as error:
         what = f"the code around {list(at)}" if at else f"{type(network).__name__}.forward"
         raise PlaceError(f"torch.fx cannot follow {what}: {error}") from error
@@ -123,6 +134,26 @@ def main_output(value: Any) -> Any:
     return value
 
 
+class _NoRandomNumbers(TorchDispatchMode):
+    """Refuses to draw random numbers: while tracing, they would become constants."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise PlaceError(
+                f"{func} draws random numbers there, which would be the same at every call; "
+                "draw them in a module of its own"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """Hooks that run when a module is called."""
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    return [hook for kind in kinds for hook in getattr(module, kind).values()]
+
+
 def _dots(name: str) -> list[int]:
     """Where the names of the modules around a name end."""
     return [i for i, letter in enumerate(name) if letter == "."]
@@ -141,21 +172,44 @@ def mode(network: nn.Module, training: bool) -> Iterator[None]:
 
 
 # -------------------------------------------------------------------------- inputs
+def input_names(network: nn.Module) -> list[str]:
+    """Names of the arguments that forward takes.
+
+    Raises:
+        ValidationError: if it names none.
+    """
+    try:
+        parameters = inspect.signature(network.forward).parameters.values()
+    except ValueError:  # a scripted network has no signature
+        parameters = ()
+    names = [
+        p.name
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
+    if not names:
+        raise ValidationError(
+            f"wanted a network whose forward names its inputs, got {type(network).__name__}; "
+            "of a compiled or wrapped network, give the one inside"
+        )
+    return names
+
+
 def bind(network: nn.Module, inputs: State) -> dict[str, Any]:
     """The arguments of forward that inputs stand for: a tuple by position, a dict by name.
 
     Raises:
         ValidationError: if forward takes no such argument.
     """
-    names = [
-        p.name
-        for p in inspect.signature(network.forward).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-    ]
-    if not names:
-        raise ValidationError(
-            f"wanted a network whose forward names its inputs, got {type(network).__name__}"
-        )
+    return by_name(input_names(network), inputs)
+
+
+def by_name(names: list[str], inputs: State) -> dict[str, Any]:
+    """Inputs by these names of arguments: a tuple by position, a dict by name.
+
+    Raises:
+        ValidationError: if there are more inputs than names.
+    """
     if isinstance(inputs, dict) and set(inputs) <= set(names):
         return dict(inputs)
     if isinstance(inputs, tuple | list):
@@ -163,35 +217,6 @@ def bind(network: nn.Module, inputs: State) -> dict[str, Any]:
             raise ValidationError(f"wanted at most {len(names)} inputs, {names}, got {len(inputs)}")
         return dict(zip(names, inputs, strict=False))
     return {names[0]: inputs}
-
-
-def example_rows(example: State, rows: int) -> State:
-    """An example of so many rows, its own rows repeated.
-
-    Raises:
-        ValidationError: if the example holds no row.
-    """
-    num = num_rows(example)
-    if num < 1:
-        raise ValidationError("wanted an example with at least one row, got an empty batch")
-    return take(example, torch.arange(rows, device=tensors(example)[0].device) % num)
-
-
-def check_runs(network: nn.Module, example: State) -> None:
-    """Check that a network runs on an example.
-
-    Raises:
-        ValidationError: if it does not; the message has the shapes and the network's own error.
-    """
-    inputs = bind(network, map_tensors(Tensor.clone, example_rows(example, ROWS[0])))
-    try:
-        with mode(network, False), torch.no_grad():
-            network(**inputs)
-    except Exception as error:
-        shapes = [tuple(tensor.shape) for tensor in tensors(inputs)]
-        why = str(error).partition("\n")[0]
-        name = type(network).__name__
-        raise ValidationError(f"{name} does not run on inputs {shapes}: {why}") from error
 
 
 # -------------------------------------------------------------------------- parts
@@ -222,70 +247,3 @@ def split(graph: fx.Graph, ends: Sequence[fx.Node]) -> list[Part]:
         live = [n for n in values if where[n] <= k < last_use[n]]
         parts.append(Part(nodes, reads, live))
     return parts
-
-
-class Facts(NamedTuple):
-    """What a dry run shows of a value at two batch sizes."""
-
-    small: Any
-    large: Any
-
-
-def follows(facts: Facts) -> str:
-    """Why a value cannot be carried across a cut, empty where it can.
-
-    A tensor must have the batch as its first dimension; a number or shape must not depend on the
-    batch, unless it is the batch size itself or begins with it.
-    """
-    small, large = facts
-    before, after = tensors(small), tensors(large)
-    if before:
-        for a, b in zip(before, after, strict=True):
-            if (first_dim(a), first_dim(b)) != ROWS:
-                shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-                sizes = f"{ROWS[0]} and {ROWS[1]}"
-                wanted = "wanted the batch as first dimension"
-                return f"{wanted}, got shapes {shapes} for batches of {sizes}"
-        return ""
-    if small == large or is_sized(facts):
-        return ""
-    return f"it is {small!r} for a batch of {ROWS[0]} and {large!r} for one of {ROWS[1]}"
-
-
-def is_sized(facts: Facts) -> bool:
-    """Whether a value is the batch size, or a shape that begins with it."""
-    small, large = facts
-    if isinstance(small, int) and isinstance(large, int):
-        return (small, large) == ROWS
-    if isinstance(small, tuple) and isinstance(large, tuple) and small and large:
-        return (small[0], large[0]) == ROWS and small[1:] == large[1:]
-    return False
-
-
-def first_dim(tensor: Tensor) -> int:
-    """Size of the first dimension, -1 where there is none."""
-    return tensor.shape[0] if tensor.dim() else -1
-
-
-class Observer(fx.Interpreter):
-    """Runs a graph on the network itself and keeps what each node gave."""
-
-    def __init__(self, network: nn.Module, graph: fx.Graph, look: Callable[[Any], Any]) -> None:
-        super().__init__(network, garbage_collect_values=True, graph=graph)
-        self.look = look
-        self.seen: dict[fx.Node, Any] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node and keep what ``look`` makes of its value."""
-        value = super().run_node(n)
-        self.seen[n] = self.look(value)
-        return value
-
-
-def shape_of(value: Any) -> Any:
-    """A value without its data: tensors on the meta device, everything else as it is."""
-    if isinstance(value, Tensor):
-        return torch.empty(value.shape, dtype=value.dtype, device="meta")
-    if isinstance(value, tuple | list | dict):
-        return map_tensors(shape_of, value)
-    return value

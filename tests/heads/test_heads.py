@@ -1,0 +1,156 @@
+"""Each head against the same computation written out, gates included."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from offramp.errors import ValidationError
+from offramp.heads import Answer, ConvHead, DenseHead, LinearHead, PoolerHead
+from offramp.heads.build import Site, build_head
+from offramp.types import ExitOutput
+
+
+def linear(layer: nn.Linear, features: Tensor) -> Tensor:
+    """A linear layer, one row and one class at a time."""
+    rows = [
+        [row @ w + b for w, b in zip(layer.weight, layer.bias, strict=True)] for row in features
+    ]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
+def conv_norm_relu(block: nn.Sequential, x: Tensor, stride: int, padding: int) -> Tensor:
+    """Convolution, batch norm with its running statistics, ReLU."""
+    conv, norm = block[0], block[1]
+    x = F.conv2d(x, conv.weight, None, stride, padding)
+    mean, var = (v.view(1, -1, 1, 1) for v in (norm.running_mean, norm.running_var))
+    weight, bias = (v.view(1, -1, 1, 1) for v in (norm.weight, norm.bias))
+    return ((x - mean) / (var + norm.eps).sqrt() * weight + bias).clamp_min(0)
+
+
+def lively(head):
+    """Statistics and affine weights of batch norms that are not those of a new one."""
+    for norm in head.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
+                nn.init.uniform_(tensor, 0.5, 2.0)
+    return head.eval()
+
+
+def check(out: ExitOutput, logits: Tensor, gate: Tensor) -> None:
+    torch.testing.assert_close(out.logits, logits)
+    torch.testing.assert_close(out.gate, gate)
+    assert gate.shape == (len(logits),)
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "over"),
+    [
+        ((3, 6), "channels_first", ()),
+        ((3, 6, 5), "channels_first", (2,)),
+        ((3, 6, 5, 4), "channels_first", (2, 3)),
+        ((3, 6, 2, 5, 4), "channels_first", (2, 3, 4)),
+        ((3, 6), "channels_last", ()),
+        ((3, 5, 6), "channels_last", (1,)),
+        ((3, 5, 4, 6), "channels_last", (1, 2)),
+    ],
+)
+def test_linear_head_averages_over_positions(shape: tuple, layout: str, over: tuple) -> None:
+    head = LinearHead(6, 4, layout=layout, gate=True)  # type: ignore[arg-type]
+    x = torch.randn(shape)
+    mean = x.mean(over) if over else x
+    check(head(x), linear(head.classifier, mean), linear(head.gate, mean).squeeze(1))
+
+
+@pytest.mark.parametrize("pool", [0, 2])
+def test_conv_head_is_two_strided_convolutions_and_an_average(pool: int) -> None:
+    head = lively(ConvHead(6, 4, width=5, pool=pool, gate=True))
+    x = torch.randn(3, 6, 8, 8)
+    inside = x
+    for block in head.convs:  # type: ignore[union-attr]
+        inside = conv_norm_relu(block, inside, 2, 1)
+    mean = inside.mean((2, 3))  # [3, 5]: the map is 2 x 2, which both poolings take whole
+    check(head(x), linear(head.classifier, mean), linear(head.gate, mean).squeeze(1))
+
+
+@pytest.mark.parametrize("width", [None, 5])
+def test_dense_head_classifies_every_position_and_gates_on_the_mean(width: int | None) -> None:
+    head = lively(DenseHead(6, 4, width=width, gate=True))
+    x = torch.randn(3, 6, 4, 5)
+    features = x if width is None else conv_norm_relu(head.project, x, 1, 0)
+    weight, bias = head.classifier.weight[:, :, 0, 0], head.classifier.bias
+    logits = torch.empty(3, 4, 4, 5)
+    for n in range(3):
+        for i in range(4):
+            for j in range(5):
+                logits[n, :, i, j] = weight @ features[n, :, i, j] + bias
+    check(head(x), logits, linear(head.gate, features.mean((2, 3))).squeeze(1))
+
+
+def test_pooler_head_reads_the_first_token_and_drops_in_training_alone() -> None:
+    head = PoolerHead(6, 4, dropout=0.5, gate=True).eval()
+    x = torch.randn(3, 5, 6)
+    first = torch.tanh(linear(head.pooler, x[:, 0]))
+    check(head(x), linear(head.classifier, first), linear(head.gate, first).squeeze(1))
+    assert not torch.equal(head.train()(x).logits, head.eval()(x).logits)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda **o: LinearHead(6, 4, **o), (3, 6, 8, 8)),
+        (lambda **o: ConvHead(6, 4, **o), (3, 6, 8, 8)),
+        (lambda **o: DenseHead(6, 4, **o), (3, 6, 8, 8)),
+        (lambda **o: PoolerHead(6, 4, **o), (3, 5, 6)),
+    ],
+)
+def test_head_reads_its_value_from_the_state_and_has_a_gate_only_where_asked(
+    make, shape: tuple[int, ...]
+) -> None:
+    x, other = torch.randn(shape), torch.full(shape, torch.nan)
+    whole, named = make(gate=True).eval(), make(gate=True, reads="x").eval()
+    plain, numbered = make().eval(), make(reads=1).eval()
+    numbered.load_state_dict(plain.state_dict())
+    named.load_state_dict(whole.state_dict())
+    for out, wanted in (
+        (named({"x": x, "other": other}), whole(x)),
+        (numbered([other, x]), plain(x)),
+    ):
+        assert torch.equal(out.logits, wanted.logits)
+    assert torch.equal(named({"x": x}).gate, whole(x).gate)
+    assert plain(x).gate is None and not any("gate" in name for name in plain.state_dict())
+
+
+def test_answer_is_the_networks_own_logits() -> None:
+    logits = torch.randn(3, 4)
+    out = Answer("logits")({"logits": logits, "other": torch.zeros(3)})
+    assert out.logits is logits and out.gate is None
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "dense", "pooler"])
+def test_every_kind_of_head_learns_through_logits_and_gate(kind: str) -> None:
+    shape = (3, 5, 6) if kind == "pooler" else (3, 6, 8, 8)
+    head = build_head(kind, Site(shape, 4, "x", gate=True))  # type: ignore[arg-type]
+    x = torch.randn(shape, requires_grad=True)
+    out = head({"x": x})
+    (out.logits.square().sum() + out.gate.square().sum()).backward()
+    assert x.grad is not None
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in head.gate.parameters())
+    assert all(p.grad is not None for p in head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("spec", "site", "message"),
+    [
+        ("conv", Site((2, 6), 4, "x"), r"conv head does not fit a channels_first .*\(2, 6\)"),
+        ("dense", Site((2, 5, 5, 6), 4, "x", "channels_last"), "dense head does not fit"),
+        ("round", Site((2, 6), 4, "x"), "head among auto, linear, conv, dense, pooler"),
+        (lambda shape: 3, Site((2, 6), 4, "x"), "wanted a module from the function"),
+        (lambda shape: nn.Identity(), Site((2, 6), 4, "x", gate=True), "wanted gate=False"),
+    ],
+)
+def test_head_that_does_not_fit_is_refused(spec, site: Site, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        build_head(spec, site)
