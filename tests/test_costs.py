@@ -190,20 +190,21 @@ def test_measure_times_what_is_on_the_way():
 def test_measure_takes_median_and_interquartile_range_over_repeats(monkeypatch):
     model = MultiExitModel([nn.Identity(), nn.Identity()], [Say(nn.Identity()) for _ in range(2)])
     spans = [[1.0, 2.0, 3.0, 4.0], [2.0, 2.0, 4.0, 5.0], [9.0, 9.0, 9.0, 9.0], [1.0, 1.0, 1.0, 2.0]]
+    whole = [7.0, 6.0, 20.0, 3.0]  # in one go: less than segments and last head one by one
     clock, ticks = 0.0, []
-    for repeat in spans:  # one reading before the first piece, and one after each
-        ticks.append(clock)
-        for span in repeat:
+    for repeat, all_at_once in zip(spans, whole, strict=True):
+        ticks.append(clock)  # one reading before the first piece, and one after each
+        for span in (*repeat, all_at_once):
             clock += span / 1000
             ticks.append(clock)
     readings = iter(ticks)
     monkeypatch.setattr("offramp.costs.time.perf_counter", lambda: next(readings))
     costs = measure(model, torch.zeros(1, 2), warmup=1, repeats=3)
-    # the first repeat is warm-up; cumulative: [4, 13], [18, 36], [2, 5]; full: 11, 27, 4
+    # the first repeat is warm-up; cumulative: [4, 13], [18, 36], [2, 5]; full: 6, 20, 3
     assert costs.latency_ms is not None and costs.spread_ms is not None
     assert costs.latency_ms.tolist() == pytest.approx([4, 13])
     assert costs.spread_ms.tolist() == pytest.approx([11 - 3, 24.5 - 9])
-    assert costs.full["latency_ms"] == pytest.approx(2 + 4 + 5)
+    assert costs.full["latency_ms"] == pytest.approx(6)
 
 
 @pytest.mark.parametrize("size", [1, 3, 7])
@@ -230,3 +231,27 @@ def test_measure_says_what_is_wrong(options, message):
     arguments = {"model": convs(), "example": torch.zeros(1, 3, 8, 8)} | options
     with pytest.raises(ValidationError, match=message):
         measure(**arguments)
+
+
+def test_measure_runs_the_original_network_in_one_go_within_each_repeat(monkeypatch):
+    events: list[str] = []
+
+    class Note(nn.Module):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def forward(self, state: Tensor) -> Tensor:
+            events.append(self.name)
+            return state
+
+    def clock() -> float:
+        events.append("clock")
+        return 0.0
+
+    model = MultiExitModel([Note("s0"), Note("s1")], [Say(Note("h0")), Say(Note("h1"))])
+    monkeypatch.setattr("offramp.costs.time.perf_counter", clock)
+    measure(model, torch.zeros(1, 2), warmup=0, repeats=2)
+    pieces = [step for name in ("s0", "h0", "s1", "h1") for step in (name, "clock")]
+    one_repeat = ["clock", *pieces, "s0", "s1", "h1", "clock"]
+    assert events[4:] == 2 * one_repeat  # the first four count multiply-accumulates

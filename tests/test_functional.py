@@ -14,6 +14,7 @@ from offramp.errors import BudgetError, ValidationError
 from offramp.functional import (
     cascade,
     check_budget,
+    count_hits,
     expected_cost,
     first_exit,
     log_certainty,
@@ -144,6 +145,13 @@ def test_reduce_positions_equals_plain_loops(size: tuple[int, int]) -> None:
     torch.testing.assert_close(reduce_positions(values, "worst_patch"), worst)
 
 
+@pytest.mark.parametrize("reduce", ["mean", "quantile", "worst_patch"])
+def test_reduce_positions_with_nan_anywhere_is_nan(reduce) -> None:
+    values = torch.randn(3, 9, 20)
+    values[1, 8, 19] = float("nan")
+    assert reduce_positions(values, reduce).isnan().tolist() == [False, True, False]
+
+
 def test_reduce_positions_of_a_line_takes_patches_along_it() -> None:
     values = torch.arange(40.0).reshape(2, 20)
     assert reduce_positions(values, "worst_patch").tolist() == [3.5, 23.5]
@@ -157,6 +165,23 @@ def test_reduce_positions_of_one_score_per_input_changes_nothing() -> None:
 def test_reduce_positions_with_an_unknown_name_lists_the_valid_ones() -> None:
     with pytest.raises(ValidationError, match="'mean', 'quantile' or 'worst_patch', got 'max'"):
         reduce_positions(torch.zeros(1, 2, 2), "max")  # type: ignore[arg-type]
+
+
+# ----------------------------------------------------------------------- hits
+@pytest.mark.parametrize("size", [(), (5,), (4, 6)])
+def test_hits_equal_plain_loops(size: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 7, 3, *size, generator=generator).round()  # with ties
+    logits[1, 2] = float("nan")
+    targets = torch.randint(-2, 3, (7, *size), generator=generator)
+    hits, counts = count_hits(list(logits), targets)
+    for n, row in enumerate(targets.reshape(7, -1).tolist()):
+        assert counts[n] == sum(label >= 0 for label in row)
+        for k in range(2):
+            columns = logits[k, n].reshape(3, -1).T.tolist()
+            pairs = zip(columns, row, strict=True)
+            right = [max(z) == z[y] and z.index(max(z)) == y for z, y in pairs if y >= 0]
+            assert hits[n, k] == sum(right)
 
 
 # ----------------------------------------------------------------------- rates

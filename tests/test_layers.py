@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "offramp"
 
 LAYERS = (
-    ("types", "errors", "registry", "trees"),
+    ("types", "errors", "registry", "trees", "files", "modes"),
     ("functional",),
     ("heads", "backbones", "objectives", "policies"),
     ("model", "attach", "places", "costs"),

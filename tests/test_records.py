@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -15,7 +17,7 @@ from offramp import records as records_module
 from offramp.errors import DataError, RecordsError, ValidationError
 from offramp.heads import DenseHead, LinearHead
 from offramp.model import MultiExitModel
-from offramp.records import load_records, record, save_records, write_text
+from offramp.records import load_records, record, save_records
 from offramp.types import ExitOutput, Records
 
 NUM = 11
@@ -236,6 +238,14 @@ def test_record_leaves_every_module_in_its_mode(fails: bool, views: bool) -> Non
         assert torch.equal(value, before[name])
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_record_leaves_the_global_random_state_alone(wrapped: bool) -> None:
+    model, data = label_model(), images()
+    before = torch.get_rng_state()
+    record(model, TensorDataset(*data) if wrapped else data)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_record_runs_in_evaluation_mode() -> None:
     model, data = label_model().train(), images()
     assert same(record(model, data, batch_size=NUM), record(model, data, batch_size=NUM))
@@ -346,7 +356,7 @@ def test_records_larger_than_a_shard_are_taken_row_by_row(tmp_path: Path) -> Non
 
 def test_records_of_ours_are_replaced_and_nothing_is_left_over(tmp_path: Path) -> None:
     save_records(small_records(), tmp_path, shard_rows=2)
-    (tmp_path / "shard-00099.safetensors.partial").write_bytes(b"left over")
+    (tmp_path / f"shard-00099.safetensors.{'0a' * 16}.partial").write_bytes(b"left over")
     newer = small_records(5)
     assert same(save_records(newer, tmp_path, shard_rows=3), newer)
     assert len(list(tmp_path.iterdir())) == 3
@@ -384,14 +394,54 @@ def test_an_interrupted_write_leaves_what_was_there(
             load_records(tmp_path)
 
 
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("victim", ["shard-00003.safetensors", "index.json"])
+def test_an_interrupt_beside_a_rename_leaves_complete_records_and_no_partial(
+    victim: str, late: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, newer = small_records(), small_records(9)
+    save_records(before, tmp_path, shard_rows=6)  # shards 0 and 1; the newer ones are 2 and 3
+    rename = os.replace
+
+    def interrupted(source: Path, target: Path) -> None:
+        if target.name != victim or late:
+            rename(source, target)
+        if target.name == victim:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("offramp.files.os.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save_records(newer, tmp_path, shard_rows=6)
+    monkeypatch.undo()
+    done = late and victim == "index.json"
+    assert same(load_records(tmp_path), newer if done else before)
+    names = {file.name for file in tmp_path.iterdir()}
+    left = range(4) if done else range(2)  # the older shards go at the next write
+    assert names == {"index.json", *(f"shard-{k:05d}.safetensors" for k in left)}
+
+
 def test_shards_of_a_killed_write_are_no_records_and_can_be_written_over(tmp_path: Path) -> None:
     made = small_records()
     save_records(made, tmp_path, shard_rows=4)
     (tmp_path / "index.json").unlink()
+    (tmp_path / f"shard-00003.safetensors.{'0a' * 16}.partial").write_bytes(b"half a shard")
     with pytest.raises(RecordsError, match="complete records"):
         load_records(tmp_path)
     assert same(save_records(made, tmp_path, shard_rows=4), made)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_shards_that_are_not_ours_are_refused_untouched(marked: bool, tmp_path: Path) -> None:
+    save_records(small_records(), tmp_path, shard_rows=6)
+    (tmp_path / "index.json").unlink()
+    foreign = tmp_path / "shard-00000.safetensors"  # a name that others use too
+    metadata = {"format": "pt"} if marked else None
+    save_file({"weight": torch.zeros(3)}, foreign, metadata)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(RecordsError, match=r"no index\.json, and \['shard-00000"):
+        save_records(small_records(), tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("foreign", ["notes.txt", "shard-00000.safetensors.old", "shards"])
@@ -465,11 +515,3 @@ def test_damaged_folders_are_one_clear_error(damage: object, message: str, tmp_p
     damage(folder)
     with pytest.raises(RecordsError, match=message):
         load_records(folder)
-
-
-def test_write_text_replaces_a_file_whole_and_makes_folders(tmp_path: Path) -> None:
-    path = tmp_path / "a" / "b" / "file.json"
-    write_text(path, "one")
-    write_text(path, "zwölf")
-    assert path.read_text(encoding="utf-8") == "zwölf"
-    assert [file.name for file in path.parent.iterdir()] == ["file.json"]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offramp.errors import OptionError, UnknownNameError
+from offramp.errors import NameTakenError, OptionError, UnknownNameError
 from offramp.registry import Registry
 
 
@@ -77,9 +77,23 @@ def test_a_taken_name_is_refused_and_the_same_thing_may_come_again(fruit: Regist
 
     assert fruit.register("kiwi")(kiwi) is kiwi
     fruit.register("kiwi")(kiwi)
-    with pytest.raises(UnknownNameError, match="'kiwi' is taken"):
+    with pytest.raises(NameTakenError, match="got 'kiwi', taken by"):
         fruit.register("kiwi")(dict)
     fruit.remove("kiwi")
     fruit.register("kiwi")(lambda: "another kiwi")
     assert fruit.create("kiwi") == "another kiwi"
     fruit.remove("nothing of that name")
+
+
+def test_a_failed_import_hides_no_name_afterwards(
+    fruit: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fruit_package  # type: ignore[import-not-found]
+
+    broken = Path(fruit_package.__file__).with_name("aaa_broken.py")
+    broken.write_text("import a_package_that_is_not_there\n")
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="a_package_that_is_not_there"):
+            fruit.get("apple")
+    broken.unlink()
+    assert fruit.names() == ["apple"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from offramp.errors import ValidationError
-from offramp.trees import concat, map_tensors, move, num_rows, take, tensors
+from offramp.trees import map_tensors, move, num_rows, take, tensors
 
 
 def state() -> dict[str, object]:
@@ -32,14 +32,6 @@ def test_take_keeps_rows_of_every_tensor(rows: torch.Tensor) -> None:
     assert kept["size"] == (7, "seven", None)
 
 
-def test_concat_undoes_take() -> None:
-    whole = state()
-    joined = concat([take(whole, torch.tensor([0])), take(whole, torch.tensor([1, 2, 3]))])
-    for came, wanted in zip(tensors(joined), tensors(whole), strict=True):
-        assert torch.equal(came, wanted)
-    assert joined["size"] == whole["size"]
-
-
 def test_take_of_a_bare_tensor_is_a_tensor() -> None:
     assert take(torch.arange(5), torch.tensor([4, 0])).tolist() == [4, 0]
 
@@ -47,6 +39,22 @@ def test_take_of_a_bare_tensor_is_a_tensor() -> None:
 def test_move_moves_every_tensor() -> None:
     moved = move(state(), "meta")
     assert [t.device.type for t in tensors(moved)] == ["meta"] * 3
+
+
+@pytest.mark.parametrize(("device", "ahead"), [("cpu", False), ("meta", True)])
+def test_move_waits_for_what_goes_to_the_processor(
+    device: str, ahead: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def to(tensor: torch.Tensor, *_: object, non_blocking: bool = False) -> torch.Tensor:
+        asked.append(non_blocking)
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "to", to)
+    move(state(), device)
+    move(state(), torch.device(device))
+    assert asked == [ahead] * 6
 
 
 def test_num_rows_is_the_common_first_dimension() -> None:

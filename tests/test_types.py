@@ -78,7 +78,10 @@ def test_budget_of_a_budget_is_that_budget() -> None:
     assert Budget.of(budget) is budget
 
 
-@pytest.mark.parametrize("bad", ["0.5", None, True, float("nan"), float("inf"), Budget(-np.inf)])
+BAD_VALUES = ["0.5", None, True, float("nan"), float("inf"), -np.inf]
+
+
+@pytest.mark.parametrize("bad", [*BAD_VALUES, *map(Budget, BAD_VALUES)])  # type: ignore[arg-type]
 def test_budget_refuses_what_is_no_finite_number(bad: object) -> None:
     with pytest.raises(BudgetError, match="finite number"):
         Budget.of(bad)  # type: ignore[arg-type]
@@ -98,6 +101,23 @@ def test_records_from_arrays_take_numpy_and_any_integer_and_float() -> None:
     assert records.targets.tolist() == [0, 3, -100]
     assert [z.dtype for z in records.logits] == [torch.float32] * 2
     assert torch.stack(records.logits).tolist() == logits.tolist()
+
+
+def test_records_from_arrays_keep_an_ignored_class_number_out() -> None:
+    targets = np.array([0, 255, -1], dtype=np.int64)
+    records = Records.from_arrays(torch.zeros(2, 3, 4), targets, ignore_index=255)
+    assert records.targets.tolist() == [0, -100, -1]
+    assert targets.tolist() == [0, 255, -1]
+    with pytest.raises(RecordsError, match="below C=4, got 255"):
+        Records.from_arrays(torch.zeros(2, 3, 4), targets)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_records_from_arrays_lie_on_the_cpu() -> None:
+    logits, gates = torch.zeros(2, 3, 4).cuda(), torch.zeros(2, 3).cuda()
+    (shard,) = Records.from_arrays(logits, torch.zeros(3).long().cuda(), gates)
+    parts = [shard.targets, *(part for out in shard.outputs for part in out)]
+    assert {part.device.type for part in parts} == {"cpu"}
 
 
 def test_records_of_maps_may_differ_in_resolution() -> None:

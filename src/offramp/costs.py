@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .errors import ValidationError
 from .model import MultiExitModel
+from .modes import keep_modes
 from .trees import State, move, num_rows, take
 from .types import Costs
 
@@ -30,8 +31,15 @@ class Pieces(NamedTuple):
 
     @property
     def full(self) -> Tensor:
-        """All segments and the last head: the original network, [...]."""
+        """The sum of all segments and the last head: the original network, [...]."""
         return self.segments.sum(-1) + self.heads[..., -1]
+
+
+class Times(NamedTuple):
+    """Milliseconds over R repeats."""
+
+    pieces: Pieces  # [R, K]
+    whole: Tensor  # [R], the original network in one go
 
 
 def measure(
@@ -56,8 +64,8 @@ def measure(
         latency: also measure time; without it ``latency_ms`` and ``spread_ms`` are None.
         batch_size: rows to time at, repeated or cut from the example; by default the example's own.
         warmup: runs that are not timed.
-        repeats: timed runs; ``latency_ms`` is their median, ``spread_ms`` their interquartile
-            range.
+        repeats: timed runs, of the pieces one by one and of the original network in one go;
+            ``latency_ms`` is their median, ``spread_ms`` their interquartile range.
 
     Raises:
         ValidationError: if the model is no `MultiExitModel`, the example has no rows, or a number
@@ -70,7 +78,7 @@ def measure(
     """
     _check(model, example, batch_size, warmup, repeats)
     example = move(example, device_of(model))
-    with keep_modes(model), torch.no_grad():
+    with keep_modes(model, model.segments), torch.no_grad():
         model.eval()
         macs = count_macs(model, example)
         times = _time(model, _resize(example, batch_size), warmup, repeats) if latency else None
@@ -78,26 +86,16 @@ def measure(
     full = {"macs": float(macs.full), "params": full_params}
     if times is None:
         return Costs(macs=macs.cumulative, params=params, full=full)
-    low, median, high = times.cumulative.quantile(torch.tensor([0.25, 0.5, 0.75]).double(), 0)
+    pieces, whole = times
+    low, median, high = pieces.cumulative.quantile(torch.tensor([0.25, 0.5, 0.75]).double(), 0)
     return Costs(
         macs=macs.cumulative,
         params=params,
         latency_ms=median,
-        full=full | {"latency_ms": float(times.full.quantile(0.5))},
+        full=full | {"latency_ms": float(whole.quantile(0.5))},
         spread_ms=high - low,
         batch_size=num_rows(example) if batch_size is None else batch_size,
     )
-
-
-@contextmanager
-def keep_modes(model: MultiExitModel) -> Iterator[None]:
-    """Put the training flag of every module back afterwards, whatever happens."""
-    flags = [(module, module.training) for module in modules_of(model)]
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 def modules_of(model: MultiExitModel) -> list[nn.Module]:
@@ -184,8 +182,8 @@ def _sizes(module: nn.Module) -> dict[int, int]:
     return {id(parameter): parameter.numel() for parameter in module.parameters()}
 
 
-def _time(model: MultiExitModel, example: State, warmup: int, repeats: int) -> Pieces:
-    """Milliseconds of each piece in each repeat, [R, K]."""
+def _time(model: MultiExitModel, example: State, warmup: int, repeats: int) -> Times:
+    """Milliseconds of each piece in each repeat, [R, K], and of the original network, [R]."""
     cuda = device_of(model).type == "cuda"
 
     def now() -> float:
@@ -201,6 +199,11 @@ def _time(model: MultiExitModel, example: State, warmup: int, repeats: int) -> P
             marks.append(now())
             head(state)
             marks.append(now())
+        state = example  # on a GPU the pieces, each waited for, sum to more than this takes
+        for segment in model.segments:
+            state = segment(state)
+        model.heads[-1](state)
+        marks.append(now())
         rows.append(marks)
-    spans = 1000 * torch.tensor(rows[warmup:], dtype=torch.float64).diff(dim=1)  # [R, 2K]
-    return Pieces(spans[:, 0::2], spans[:, 1::2])
+    spans = 1000 * torch.tensor(rows[warmup:], dtype=torch.float64).diff(dim=1)  # [R, 2K + 1]
+    return Times(Pieces(spans[:, 0:-1:2], spans[:, 1:-1:2]), spans[:, -1])

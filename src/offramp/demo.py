@@ -24,9 +24,10 @@ from .attach import attach
 from .costs import measure
 from .data.base import Splits, create_dataset
 from .evaluate import ExitResult, Result, curve, evaluate_exits, save_csv
+from .files import write_text
 from .model import MultiExitModel
 from .policies.base import ExitPolicy
-from .records import record, write_text
+from .records import record
 from .registry import policies
 from .report.plot import accuracy_cost
 from .runtime.adaptive import run

@@ -18,6 +18,10 @@ class UnknownNameError(OfframpError, ValueError):
     """A name that is not registered; the message lists the valid ones."""
 
 
+class NameTakenError(OfframpError, ValueError):
+    """A name under which something else is registered already."""
+
+
 class OptionError(OfframpError, TypeError):
     """An option that a registered thing does not take; the message lists those it takes."""
 

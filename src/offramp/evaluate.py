@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from .errors import OptionError, ValidationError
+from .files import write_text
 from .policies.base import ExitPolicy
-from .records import StoredShards, write_text
+from .records import StoredShards
 from .registry import policies
 from .types import Budget, Costs, Records
 

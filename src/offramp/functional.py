@@ -1,7 +1,8 @@
-"""The tensor mathematics that policies share: certainty, exit rates for a budget, thresholds."""
+"""The tensor mathematics that policies share: certainty, hits, rates for a budget, thresholds."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -64,7 +65,8 @@ def reduce_positions(values: Tensor, how: Reduce = "mean") -> Tensor:
     """One number per input from one per position, [N, *S] -> [N].
 
     ``mean`` over positions; ``quantile``: the 10 % quantile, so that a tenth of the positions may
-    be uncertain; ``worst_patch``: the least mean over patches of 8 x 8 positions.
+    be uncertain; ``worst_patch``: the least mean over patches of 8 x 8 positions. NaN at any
+    position makes the number NaN.
     """
     if values.dim() == 1:
         return values
@@ -72,7 +74,9 @@ def reduce_positions(values: Tensor, how: Reduce = "mean") -> Tensor:
         return values.flatten(1).mean(1)
     if how == "quantile":
         flat = values.flatten(1)
-        return flat.kthvalue(max(1, int(_QUANTILE * flat.shape[1])), 1).values
+        tenth = flat.kthvalue(max(1, int(_QUANTILE * flat.shape[1])), 1).values
+        # kthvalue sorts NaN last, as if such positions were certain
+        return tenth.masked_fill(flat.isnan().any(1), float("nan"))
     if how == "worst_patch":
         maps = values.unsqueeze(1)  # [N, 1, H, W], or [N, 1, L] for a line
         side = [min(_PATCH, size) for size in maps.shape[-2:]]
@@ -90,18 +94,54 @@ def _split(logits: Tensor) -> tuple[Tensor, Tensor]:
     return top.squeeze(1), logits.scatter(1, index, float("-inf"))
 
 
+# ----------------------------------------------------------------------- hits
+def correctness(answers: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """Share of an input's positions that each exit gets right, [n, K]; targets < 0 do not count."""
+    hits, counts = count_hits(answers, targets)
+    return hits / counts.clamp_min(1).unsqueeze(1)
+
+
+def count_hits(answers: Sequence[Tensor], targets: Tensor) -> tuple[Tensor, Tensor]:
+    """How many positions of an input each exit gets right, [n, K], and how many count, [n].
+
+    As in an evaluation, maps are resampled bilinearly to the targets' resolution, targets below 0
+    do not count, and an answer with NaN is wrong; float64.
+    """
+    valid = (targets >= 0).reshape(len(targets), -1)
+    hits = [
+        (_right(logits, targets).reshape(valid.shape) & valid).sum(1, dtype=torch.float64)
+        for logits in answers
+    ]
+    return torch.stack(hits, 1), valid.sum(1, dtype=torch.float64)
+
+
+def _right(logits: Tensor, targets: Tensor) -> Tensor:
+    """Whether the top class is the target, [n, C, *S], [n, *T] -> [n, *T]."""
+    if logits.shape[2:] == targets.shape[1:]:
+        top, label = logits.max(1)  # NaN counts as the largest
+        return (label == targets) & ~top.isnan()
+    size, parts = list(targets.shape[1:]), []
+    for row, wanted in zip(logits.split(1), targets.split(1), strict=True):
+        # one row at a time: at the targets' resolution logits may be large
+        grown = F.interpolate(row.float(), size, mode="bilinear", align_corners=False)
+        parts.append(_right(grown, wanted))
+    return torch.cat(parts)
+
+
 # ----------------------------------------------------------------------- budgets
 def expected_cost(rates: Tensor, costs: Tensor) -> Tensor:
     """Mean cost under exit rates, [K], [K] -> []."""
     return (rates.double() * costs.double()).sum(-1)
 
 
-def check_budget(costs: Tensor, budget: float) -> float:
+def check_budget(costs: Tensor, budget: float, full: float = 1.0, unit: str = "") -> float:
     """The most that a mean cost may be under a budget: the budget, and the slack of rounding.
 
     Args:
         costs: [K], cumulative cost of each exit, non-decreasing.
         budget: bound of the mean cost, on the scale of ``costs``.
+        full: what the message multiplies costs by, to state them in ``unit``.
+        unit: unit of the message; none for relative costs.
 
     Raises:
         BudgetError: if the budget is not within the costs of the first and the last exit.
@@ -109,9 +149,11 @@ def check_budget(costs: Tensor, budget: float) -> float:
     low, high = float(costs[0]), float(costs[-1])
     slack = 1e-9 * max(abs(high), 1.0)
     if not low - slack <= budget <= high + slack:
+        asked, first, last = (f"{full * cost:.4g}" for cost in (budget, low, high))
+        named = f" {unit}" if unit else ""
         raise BudgetError(
-            f"a budget of {budget:.4g} is out of reach: the first exit costs {low:.4g} and the "
-            f"last {high:.4g}, so the reachable range is [{low:.4g}, {high:.4g}]"
+            f"a budget of {asked}{named} is out of reach: the first exit costs {first} and the "
+            f"last {last}, so the reachable range is [{first}, {last}]{named}"
         )
     return budget + slack
 

@@ -7,7 +7,6 @@ shards and is written last: without it, or with a shard that is not as it says, 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,10 +16,12 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from .costs import device_of, keep_modes
+from .costs import device_of
 from .data.batches import Data, Source, open_data
 from .errors import RecordsError, ValidationError
+from .files import replacing, write_text
 from .model import MultiExitModel
+from .modes import keep_modes
 from .trees import map_tensors, move, tensors
 from .types import ExitOutput, Records, Shard, class_numbers
 
@@ -28,7 +29,8 @@ FORMAT = "offramp-records"
 VERSION = 1
 
 _INDEX = "index.json"
-_OURS = re.compile(r"(shard-(\d{5,})\.safetensors|index\.json)(\.partial)?")
+_OURS = re.compile(r"(shard-(\d{5,})\.safetensors|index\.json)(\.[0-9a-f]{32}\.partial)?")
+_MARK = {"format": FORMAT}  # in every shard, so that one without an index can be told from others
 _SHARD_BYTES = 64 * 2**20  # what a shard takes where no number of rows is asked for
 
 
@@ -70,14 +72,12 @@ def record(
         >>> len(records), records.num_exits
         (1797, 3)
     """
-    for name, value in (("batch_size", batch_size), ("shard_rows", shard_rows)):
-        if value is not None and value < 1:
-            raise ValidationError(f"wanted {name} of at least 1, got {value}")
+    _check_rows(batch_size=batch_size, shard_rows=shard_rows)
     target = None if path is None else _target(path)
     if device is not None:
         model.to(device)
     source = open_data(data, batch_size)
-    with keep_modes(model), _bar(source.rows, progress) as advance:
+    with keep_modes(model, model.segments), _bar(source.rows, progress) as advance:
         shards = _regroup(_run(model.eval(), source, advance), shard_rows)
         if target is None:
             return Records(list(shards))
@@ -94,8 +94,10 @@ def save_records(records: Records, path: str | Path, *, shard_rows: int | None =
         shard_rows: as for `record`.
 
     Raises:
+        ValidationError: if a number of rows is below 1.
         RecordsError: if the folder is refused.
     """
+    _check_rows(shard_rows=shard_rows)
     target = _target(path)
     _write(_regroup(records, shard_rows), target)
     return load_records(target)
@@ -171,16 +173,13 @@ class StoredShards(Sequence[Shard]):
         return shard
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all; folders on the way are made."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
-
-
 # ------------------------------------------------------------------------ running
+def _check_rows(**numbers: int | None) -> None:
+    for name, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValidationError(f"wanted {name} of at least 1, got {value}")
+
+
 @torch.no_grad()  # in inference mode a model could cache tensors that fail it in training
 def _run(model: MultiExitModel, source: Source, advance: Any) -> Iterator[Shard]:
     device = device_of(model)
@@ -267,31 +266,44 @@ def _target(path: str | Path) -> Path:
         )
     if _INDEX in names:
         _read_index(folder)  # refuses an index that is not ours
+        return folder
+    unmarked = [name for name in names if not (name.endswith(".partial") or _marked(folder / name))]
+    if unmarked:
+        raise RecordsError(
+            f"wanted an empty folder, or one of records only; {folder} has no {_INDEX}, and "
+            f"{unmarked[:3]}, which offramp did not write"
+        )
     return folder
+
+
+def _marked(file: Path) -> bool:
+    """Whether a shard is one of ours: without an index, what an interrupted write left."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as stored:
+            return (stored.metadata() or {}).get("format") == FORMAT
+    except (SafetensorError, OSError):
+        return False
 
 
 def _write(shards: Iterable[Shard], folder: Path) -> None:
     """Write shards beside those of older records, then an index that names them, then tidy up."""
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     older = list(folder.iterdir())
     numbers = [int(m[2]) for m in map(_OURS.fullmatch, (p.name for p in older)) if m and m[2]]
     written: list[Path] = []
     rows: list[int] = []
     index: dict[str, Any] = {}
+    text = None
     try:
         for number, shard in enumerate(shards, max(numbers, default=-1) + 1):
             described = _describe(Records([shard]))
             index = index or described
             if described != index:
                 raise RecordsError(f"wanted shards alike, {index}, got {described}")
-            file = folder / f"shard-{number:05d}.safetensors"
-            partial = file.with_name(file.name + ".partial")
-            written.append(partial)
-            save_file({name: t.contiguous() for name, t in _named(shard).items()}, partial)
-            os.replace(partial, file)
-            written[-1] = file
+            written.append(folder / f"shard-{number:05d}.safetensors")
+            _save(shard, written[-1])
             rows.append(shard.num_rows)
         if not written:
             raise RecordsError("wanted at least one row to record, got none")
@@ -300,11 +312,25 @@ def _write(shards: Iterable[Shard], folder: Path) -> None:
             for file, num in zip(written, rows, strict=True)
         ]
         index = {**index, "num_rows": sum(rows), "shards": entries}
-        write_text(folder / _INDEX, json.dumps(index, indent=1) + "\n")
+        text = json.dumps(index, indent=1) + "\n"
+        write_text(folder / _INDEX, text)
     except BaseException:
-        _remove(written)  # the records that were there stay
+        if not _says(folder / _INDEX, text):  # it can come when the new index is in place already
+            _remove(written)  # the records that were there stay
         raise
     _remove(file for file in older if file.name != _INDEX)
+
+
+def _save(shard: Shard, file: Path) -> None:
+    from safetensors.torch import save_file
+
+    with replacing(file) as partial:
+        named = {name: tensor.contiguous() for name, tensor in _named(shard).items()}
+        save_file(named, partial, _MARK)
+
+
+def _says(file: Path, text: str | None) -> bool:
+    return text is not None and file.is_file() and file.read_text(encoding="utf-8") == text
 
 
 def _remove(files: Iterable[Path]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, Generic, TypeVar
 
-from .errors import OptionError, UnknownNameError
+from .errors import NameTakenError, OptionError, UnknownNameError
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,7 +32,7 @@ class Registry(Generic[T]):
         """Enter the decorated class or function under ``name``.
 
         Raises:
-            UnknownNameError: if something else already has that name.
+            NameTakenError: if something else already has that name.
         """
 
         def enter(entry: F) -> F:
@@ -41,8 +41,8 @@ class Registry(Generic[T]):
                 entry.__module__,
                 entry.__qualname__,
             ):
-                raise UnknownNameError(
-                    f"the {self.kind} name {name!r} is taken by {known.__module__}"
+                raise NameTakenError(
+                    f"wanted a free {self.kind} name, got {name!r}, taken by {known.__module__}"
                 )
             self._entries[name] = entry
             return entry
@@ -91,10 +91,10 @@ class Registry(Generic[T]):
     def _load(self) -> None:
         if self._loaded:
             return
-        self._loaded = True
         package = importlib.import_module(self.package)
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{self.package}.{module.name}")
+        self._loaded = True  # last: after a failed import the next look-up fails too, loudly
 
 
 models: Registry[Any] = Registry("model", "offramp.backbones")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,16 +31,11 @@ def take(state: State, rows: Tensor) -> State:
     return map_tensors(lambda tensor: tensor[rows], state)
 
 
-def concat(states: Sequence[State]) -> State:
-    """Join states of the same structure along the batch."""
-    return pytree.tree_map(
-        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *states
-    )
-
-
 def move(state: State, device: torch.device | str) -> State:
     """Move every tensor to a device."""
-    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), state)
+    # a copy to the processor that is not waited for could be read before it is there
+    ahead = torch.device(device).type != "cpu"
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=ahead), state)
 
 
 def num_rows(state: State) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -136,6 +137,11 @@ class Budget:
     """An upper bound of the mean cost per input, absolute or relative to the original network.
 
     A bare number, wherever a budget is wanted, means ``Budget(number, "macs", relative=True)``.
+
+    An absolute budget is on the scale of `Costs`: multiply-accumulates for one input in ``macs``,
+    but in ``latency_ms`` milliseconds for a batch of ``Costs.batch_size`` inputs, as they were
+    measured. There every input counts with the time that its exit takes for a whole batch, so
+    ``Budget(20, "latency_ms")`` of costs measured on batches of 8 is 2.5 ms per input.
     """
 
     value: float
@@ -149,12 +155,11 @@ class Budget:
         Raises:
             BudgetError: if it is no finite number.
         """
-        made = budget if isinstance(budget, Budget) else None
-        if made is None and isinstance(budget, int | float) and not isinstance(budget, bool):
-            made = cls(float(budget), relative=True)
-        if made is None or made.value != made.value or made.value in (float("inf"), float("-inf")):
+        value = budget.value if isinstance(budget, Budget) else budget
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
             raise BudgetError(f"wanted a budget as a finite number or a Budget, got {budget!r}")
-        return made
+        return budget if isinstance(budget, Budget) else cls(float(value), relative=True)
 
     def resolve(self, costs: Costs) -> tuple[Tensor, float]:
         """Relative costs [K] in this budget's unit, and the budget on the same scale."""
@@ -190,13 +195,17 @@ class Records:
         self.num_classes = first.outputs[0].logits.shape[1]  # C
 
     @classmethod
-    def from_arrays(cls, logits: Any, targets: Any, gates: Any = None) -> Records:
-        """Make records from arrays in memory.
+    def from_arrays(
+        cls, logits: Any, targets: Any, gates: Any = None, *, ignore_index: int = -100
+    ) -> Records:
+        """Make records from arrays; they lie in memory, on the CPU.
 
         Args:
             logits: [K, N, C, *S], or K arrays [N, C, *S_k] where maps differ in resolution.
             targets: [N, *S], class numbers; negative ones do not count.
             gates: [K, N], or K entries that are [N] or None.
+            ignore_index: another target that does not count, such as 255; it becomes -100 in the
+                records.
 
         Raises:
             RecordsError: if the parts do not fit together.
@@ -206,12 +215,13 @@ class Records:
             >>> len(records), records.num_exits, records.num_classes
             (100, 3, 10)
         """
-        per_exit = [torch.as_tensor(z).float() for z in logits]
+        per_exit = [torch.as_tensor(z).float().cpu() for z in logits]
         per_gate = [None] * len(per_exit) if gates is None else [_maybe(g) for g in gates]
         if len(per_gate) != len(per_exit):
             raise RecordsError(f"wanted gates for {len(per_exit)} exits, got {len(per_gate)}")
         outputs = [ExitOutput(z, g) for z, g in zip(per_exit, per_gate, strict=True)]
-        return cls([Shard(outputs, class_numbers(torch.as_tensor(targets)))])
+        wanted = class_numbers(torch.as_tensor(targets).cpu())
+        return cls([Shard(outputs, wanted.masked_fill(wanted == ignore_index, -100))])
 
     def __len__(self) -> int:
         return sum(self.lengths)
@@ -281,7 +291,7 @@ def _length(shard: Shard) -> int:
 
 
 def _maybe(array: Any) -> Tensor | None:
-    return None if array is None else torch.as_tensor(array).float()
+    return None if array is None else torch.as_tensor(array).float().cpu()
 
 
 def _check(shard: Shard) -> None:

@@ -87,3 +87,10 @@ def test_items_that_are_no_pairs_say_what_was_wanted(wrap):
     source = open_data(wrap(TensorDataset(torch.zeros(3, 2))), 2)
     with pytest.raises(DataError, match="of pairs"):
         next(source.batches(None))
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_a_dataset_leaves_the_global_random_state_alone(data, shuffled):
+    before = torch.get_rng_state()
+    list(open_data(TensorDataset(*data), 16).batches(seeded() if shuffled else None))
+    assert torch.equal(before, torch.get_rng_state())

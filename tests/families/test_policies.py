@@ -26,6 +26,7 @@ from .toys import COSTS, EXITS, TASKS, Toy, toy
 
 MARGIN = 1e-4  # of the range of an exit's scores: what lies nearer to a threshold may go either way
 INSIDE = 0.02  # the share of rows that may lie inside the margin
+INSIDE_COUNTS: list[tuple[int, int]] = []  # rows inside and rows compared; see conftest.py
 BUDGETS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 Check = Callable[[str, str], None]
@@ -297,7 +298,7 @@ def clear_of_thresholds(policy: ExitPolicy, records: Records) -> Tensor:
 def same(got: Prediction, wanted: Prediction, clear: Tensor) -> None:
     """Exits equal and logits close, for the rows that are clear of thresholds; most must be."""
     inside = int((~clear).sum())
-    print(f"{inside} of {len(clear)} rows lie inside the margin")
+    INSIDE_COUNTS.append((inside, len(clear)))
     assert inside <= max(1, INSIDE * len(clear))
     assert torch.equal(got.exits[clear], wanted.exits[clear])
     torch.testing.assert_close(got.logits[clear], wanted.logits[clear], rtol=1e-4, atol=1e-4)

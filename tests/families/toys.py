@@ -6,10 +6,12 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from offramp import attach, create_model
 from offramp.heads import DenseHead, LinearHead, PoolerHead
 from offramp.model import MultiExitModel
 from offramp.trees import State
@@ -71,11 +73,65 @@ def encoder() -> tuple[MultiExitModel, State, Tensor]:
     return MultiExitModel(segments, heads), inputs, torch.randint(CLASSES, (240,))
 
 
+class Skips(nn.Module):
+    """An ordinary network with a skip from its first block to its last, and a shape kept for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, WIDTH, 3, padding=1)
+        self.a, self.b = nn.Conv2d(WIDTH, WIDTH, 3, 2, 1), nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.act = nn.ReLU(inplace=True)
+        self.classifier = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, size = x.shape[0], x.shape[-2:]
+        skip = self.stem(x)
+        x = self.b(self.act(self.a(skip)))
+        x = F.interpolate(x, size) + skip
+        return self.classifier(x.reshape(rows, WIDTH, -1).mean(2))
+
+
+def attached() -> tuple[MultiExitModel, State, Tensor]:
+    images = torch.randn(240, 3, 6, 6)
+    model = attach(Skips(), ["stem", "a", "b"], example=images[:2], gate=True)
+    return model, images, torch.randint(CLASSES, (240,))
+
+
+def msdnet() -> tuple[MultiExitModel, State, Tensor]:
+    options = {"num_classes": CLASSES, "num_exits": EXITS, "base": 1, "step": 1, "channels": 4}
+    model = create_model("msdnet", growth=2, gate=True, **options)
+    return model, torch.randn(240, 3, 16, 16), torch.randint(CLASSES, (240,))
+
+
+def bert() -> tuple[MultiExitModel, State, Tensor]:
+    """A Hugging Face encoder, whose compaction trims padding."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=50,
+        hidden_size=WIDTH,
+        num_hidden_layers=EXITS,
+        num_attention_heads=2,
+        intermediate_size=2 * WIDTH,
+        num_labels=CLASSES,
+    )
+    network = transformers.BertForSequenceClassification(config)
+    mask = (torch.arange(7)[None] < torch.randint(2, 8, (240, 1))).long()
+    inputs = {"input_ids": torch.randint(1, 50, (240, 7)) * mask, "attention_mask": mask}
+    for parameter in network.bert.parameters():
+        parameter.data.mul_(4)  # or the layers hardly tell inputs apart
+    places = [f"bert.encoder.layer.{k}" for k in range(EXITS - 1)]
+    model = attach(network, places, example=inputs, gate=True)
+    return model, inputs, torch.randint(CLASSES, (240,))
+
+
 TASKS: dict[str, Callable[[], tuple[MultiExitModel, State, Tensor]]] = {
     "label": label,
     "map": map_,
     "pyramid": pyramid,
     "encoder": encoder,
+    "attached": attached,
+    "msdnet": msdnet,
+    "bert": bert,
 }
 
 
@@ -85,8 +141,9 @@ def toy(task: str) -> Toy:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(7)
         model, inputs, targets = TASKS[task]()
-        for head in model.heads:
-            head.classifier.weight *= 8  # type: ignore[operator,union-attr]
+        for part in (*model.heads, model.network):
+            if hasattr(part, "classifier"):
+                part.classifier.weight *= 8  # type: ignore[operator,union-attr]
         outputs = model.eval()(inputs)
     size = (4, 6) if task == "pyramid" else None
     return Toy(model, inputs, targets, Records([Shard(outputs, targets)]), size)

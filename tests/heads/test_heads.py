@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from offramp.errors import ValidationError
 from offramp.heads import Answer, ConvHead, DenseHead, LinearHead, PoolerHead
-from offramp.heads.build import Site, build_head
+from offramp.heads.build import Site, build_head, per_exit
 from offramp.types import ExitOutput
 
 
@@ -147,6 +147,8 @@ def test_every_kind_of_head_learns_through_logits_and_gate(kind: str) -> None:
         ("conv", Site((2, 6), 4, "x"), r"conv head does not fit a channels_first .*\(2, 6\)"),
         ("dense", Site((2, 5, 5, 6), 4, "x", "channels_last"), "dense head does not fit"),
         ("round", Site((2, 6), 4, "x"), "head among auto, linear, conv, dense, pooler"),
+        (None, Site((2, 6), 4, "x"), "a function, got None"),
+        (nn.Linear(6, 4), Site((2, 6), 4, "x"), "got the module Linear"),
         (lambda shape: 3, Site((2, 6), 4, "x"), "wanted a module from the function"),
         (lambda shape: nn.Identity(), Site((2, 6), 4, "x", gate=True), "wanted gate=False"),
     ],
@@ -154,3 +156,10 @@ def test_every_kind_of_head_learns_through_logits_and_gate(kind: str) -> None:
 def test_head_that_does_not_fit_is_refused(spec, site: Site, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         build_head(spec, site)
+
+
+@pytest.mark.parametrize("specs", [None, 3, {"linear"}])
+def test_heads_of_the_wrong_type_are_refused(specs: object) -> None:
+    kind = type(specs).__name__
+    with pytest.raises(ValidationError, match=f"a head among auto, .* per early exit, got {kind}"):
+        per_exit(specs, 2)  # type: ignore[arg-type]

@@ -67,6 +67,20 @@ def test_joint_leaves_the_named_target_out():
         torch.testing.assert_close(a.value, b.value)
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_joint_leaves_every_negative_target_out_whatever_is_named(dtype):
+    outs = outputs(6, 4)
+    target = torch.tensor([0, 255, -1, 3, -100, 2], dtype=dtype)
+    for term, out in zip(Joint(ignore_index=255)(outs, batch(target), COSTS), outs, strict=True):
+        wanted = F.cross_entropy(out.logits[[0, 3, 5]], torch.tensor([0, 3, 2]))
+        assert float(term.value) == pytest.approx(float(wanted), rel=1e-6)
+
+
+def test_joint_says_that_a_target_is_no_class():
+    with pytest.raises(ValidationError, match="wanted targets below C=4, got 7"):
+        Joint()(outputs(3, 4), batch(torch.tensor([0, 7, -1])), COSTS)
+
+
 def test_joint_brings_maps_to_the_size_of_the_target():
     generator = torch.Generator().manual_seed(1)
     target = torch.randint(0, 4, (2, 8, 8), generator=generator)

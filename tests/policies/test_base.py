@@ -8,9 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from offramp.errors import BudgetError, UnknownNameError, ValidationError
-from offramp.policies.base import ExitPolicy, correctness, temperatures
+from offramp.evaluate import evaluate
+from offramp.functional import correctness, count_hits
+from offramp.policies.base import ExitPolicy, temperatures
 from offramp.policies.max_prob import MaxProb
 from offramp.policies.oracle import Oracle
+from offramp.registry import policies
 from offramp.types import Budget, Carry, Costs, ExitOutput, Records
 
 
@@ -46,6 +49,30 @@ def test_absolute_budget_is_the_relative_one_in_its_unit(records: Records) -> No
 def test_fit_wants_exactly_one_aim(records: Records, costs: Costs, given) -> None:
     with pytest.raises(BudgetError, match="wanted either budget or max_drop"):
         MaxProb(4).fit(records, costs, **given)
+
+
+def test_latency_budget_needs_no_other_unit_and_is_refused_in_its_own(records: Records) -> None:
+    latency = torch.tensor([20.0, 40.0, 60.0, 104.0])
+    costs = Costs(macs=torch.ones(4), latency_ms=latency, full={"latency_ms": 100.0})
+    policy = MaxProb(4).fit(records, costs, Budget(60.0, "latency_ms"))
+    assert 58 < float(latency[policy.exits(records)].mean()) <= 60
+    bare = MaxProb(4).fit(records, costs, 0.6, unit="latency_ms")
+    assert torch.equal(bare.thresholds, policy.thresholds)
+    wanted = (
+        r"budget of 3 latency_ms is out of reach: the first exit costs 20 and the last 104, "
+        r"so the reachable range is \[20, 104\] latency_ms"
+    )
+    with pytest.raises(BudgetError, match=wanted):
+        policy.fit(records, costs, Budget(3, "latency_ms"))
+    with pytest.raises(BudgetError, match=r"budget of 3 is .* range is \[0\.2, 1\.04\]$"):
+        policy.fit(records, costs, Budget(3, "latency_ms", relative=True))
+
+
+def test_fit_leaves_operating_points_as_they_are(records: Records, costs: Costs) -> None:
+    policy = MaxProb(4).fit_points(records, costs, [0.3, 0.9])
+    fast = policy.thresholds.clone()
+    assert not torch.equal(policy.fit(records, costs, max_drop=0.01).thresholds, fast)
+    assert torch.equal(policy.use("0").thresholds, fast)
 
 
 @pytest.mark.parametrize("budget", ["0.5", True, float("nan"), float("inf")])
@@ -134,10 +161,61 @@ def test_max_drop_of_the_oracle_costs_less_than_that_of_any_score(
     assert spent(oracle, records, costs) < spent(policy, records, costs)
 
 
-@pytest.mark.parametrize("max_drop", [-0.1, 1.5, float("nan")])
-def test_max_drop_out_of_range_is_an_error(records: Records, costs: Costs, max_drop) -> None:
+@pytest.mark.parametrize("max_drop", [0.0, 0.003, 0.02, 0.1])
+@pytest.mark.parametrize("name", ["max_prob", "patience", "oracle"])
+def test_max_drop_is_the_drop_that_evaluate_measures(costs: Costs, name: str, max_drop) -> None:
+    # maps of half the targets' resolution; a third of the rows has few positions that count, and
+    # a tenth has none
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.randint(3, (60, 4, 6), generator=generator)
+    small = F.one_hot(targets[:, ::2, ::2], 3).movedim(-1, 1)
+    logits = torch.randn(4, 60, 3, 2, 3, generator=generator)
+    logits += torch.tensor([0.5, 1.0, 2.0, 3.0]).view(4, 1, 1, 1, 1) * small
+    logits[3, 50:52] = float("nan")
+    targets[:20, 1:], targets[:6] = -1, -100
+    records = Records.from_arrays(logits, targets)
+    policy = policies.create(name, num_exits=4, temperature=True)
+    policy.fit(records, costs, max_drop=max_drop)
+    result = evaluate(policy, records, costs)
+    assert result.drop <= max_drop + 1e-9
+    hits, counts = count_hits(policy.answers(records.shards[0]), targets)
+    pooled = hits.gather(1, policy.exits(records)[:, None]).sum() / counts.sum()
+    assert result.accuracy == pytest.approx(float(pooled), abs=1e-12)
+    assert float(hits[:, -1].sum() / counts.sum()) == pytest.approx(result.full_accuracy, abs=1e-12)
+
+
+def test_max_drop_is_not_diluted_by_rows_without_a_target(records: Records, costs: Costs) -> None:
+    alone = MaxProb(4).fit(records, costs, max_drop=0.03)
+    empty = records.targets.clone().fill_(-1)
+    both = Records.from_arrays(
+        [torch.cat([z, z]) for z in records.logits], torch.cat([records.targets, empty])
+    )
+    padded = MaxProb(4).fit(both, costs, max_drop=0.03)
+    assert spent(padded, records, costs) == pytest.approx(spent(alone, records, costs), abs=0.01)
+    assert evaluate(padded, both, costs).drop <= 0.03 + 1e-9
+
+
+def test_max_drop_makes_the_cost_of_the_named_unit_small(records: Records) -> None:
+    latency = torch.tensor([40.0, 50.0, 60.0, 100.0])
+    only = Costs(macs=torch.ones(4), latency_ms=latency, full={"latency_ms": 100.0})
+    policy = MaxProb(4).fit(records, only, max_drop=0.05, unit="latency_ms")
+    alike = MaxProb(4).fit(records, Costs.from_relative(latency / 100), max_drop=0.05)
+    assert torch.equal(policy.thresholds, alike.thresholds)
+    with pytest.raises(ValidationError, match="got 'macs'"):
+        policy.fit(records, only, max_drop=0.05)
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 1.5, 2, float("nan")])
+def test_max_drop_out_of_range_changes_nothing(records: Records, costs: Costs, max_drop) -> None:
+    policy = MaxProb(4, temperature=True)
+    before = {name: value.clone() for name, value in policy.state_dict().items()}
     with pytest.raises(BudgetError, match=r"drop of accuracy in \[0, 1\]"):
-        MaxProb(4).fit(records, costs, max_drop=max_drop)
+        policy.fit(records, costs, max_drop=max_drop)
+    nothing = Records.from_arrays(records.logits, torch.full_like(records.targets, -1))
+    with pytest.raises(ValidationError, match="at least one target that counts"):
+        policy.fit(nothing, costs, max_drop=0.1)
+    for name, value in policy.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 # ----------------------------------------------------------------------- temperature
@@ -172,6 +250,15 @@ def test_temperature_is_not_moved_by_nan_rows_or_ruled_out_classes(records: Reco
     torch.testing.assert_close(temperatures(Records.from_arrays(wide, records.targets)), wanted)
 
 
+def test_temperature_is_one_where_there_is_nothing_to_learn_from(records: Records) -> None:
+    ignored = Records.from_arrays(records.logits, torch.full_like(records.targets, -1))
+    assert temperatures(ignored).tolist() == [1.0] * 4
+    logits = [records.logits[0], *(z * float("nan") for z in records.logits[1:])]
+    learnt = temperatures(Records.from_arrays(logits, records.targets))
+    assert learnt[0] == temperatures(records)[0] != 1
+    assert learnt[1:].tolist() == [1.0] * 3
+
+
 def test_scores_and_answers_are_made_from_tempered_logits(records: Records, costs: Costs) -> None:
     policy = MaxProb(4, temperature=True).fit(records, costs, 0.5)
     assert bool((policy.temperatures != 1).all())
@@ -198,6 +285,24 @@ def test_points_of_a_sequence_are_numbered_and_the_first_is_set(
     policy = MaxProb(4).fit_points(records, costs, [0.3, 0.9])
     assert list(policy.points) == ["0", "1"]
     assert spent(policy, records, costs) <= 0.3
+
+
+def test_points_survive_a_state_dict_of_plain_tensors(records: Records, costs: Costs) -> None:
+    budgets = {"fast": 0.3, "0.9.x": 0.9}
+    policy = MaxProb(4, temperature=True).fit_points(records, costs, budgets).use("0.9.x")
+    state = policy.state_dict()
+    assert all(isinstance(value, Tensor) for value in state.values())
+    other = MaxProb(4, temperature=True)
+    other.load_state_dict(state)
+    assert torch.equal(other.thresholds, policy.thresholds)
+    assert list(other.points) == list(budgets)
+    nested = torch.nn.ModuleList([MaxProb(4, temperature=True)])
+    nested.load_state_dict(torch.nn.ModuleList([policy]).state_dict())
+    for name in budgets:
+        for again in (other, nested[0]):
+            assert torch.equal(again.use(name).exits(records), policy.use(name).exits(records))
+    other.load_state_dict(MaxProb(4).state_dict())
+    assert other.points == {}
 
 
 def test_unknown_point_lists_the_valid_ones(records: Records, costs: Costs) -> None:

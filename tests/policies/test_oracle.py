@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from offramp.policies.base import correctness
+from offramp.functional import correctness
 from offramp.policies.oracle import Oracle
 from offramp.registry import policies
 from offramp.types import Costs, Records

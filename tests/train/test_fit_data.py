@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from offramp.model import MultiExitModel
+from offramp.objectives.joint import Joint
 from offramp.train import fit
 from offramp.types import ExitOutput
 
@@ -70,3 +72,27 @@ def test_fit_takes_inputs_that_are_a_dict(data):
         assert history[1]["loss"] < history[0]["loss"]
         weights.append(model.heads[1].linear.weight)
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("kind", ["tensors", "dataset", "loader"])
+def test_fit_gives_the_same_weights_with_and_without_validation(tiny, data, kind):
+    dataset = TensorDataset(*data)
+    shuffled = DataLoader(dataset, batch_size=16, shuffle=True)
+    validation = {"tensors": data, "dataset": dataset, "loader": shuffled}[kind]
+    with_it, without = tiny(dropout=0.5), tiny(dropout=0.5)
+    fit(with_it, data, epochs=2, batch_size=16, validation=validation, progress=False)
+    fit(without, data, epochs=2, batch_size=16, progress=False)
+    pairs = zip(with_it.state_dict().values(), without.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("ignore_index", [0, -100])
+def test_fit_leaves_what_the_objective_ignores_out_of_the_accuracy(tiny, data, ignore_index):
+    model, objective = tiny(), Joint(ignore_index=ignore_index)
+    history = fit(model, data, objective, epochs=1, lr=1e-9, validation=data, progress=False)
+    inputs, targets = data
+    model.eval()
+    for k, out in enumerate(model(inputs)):
+        rows = [row for row in range(50) if int(targets[row]) != ignore_index]
+        right = sum(int(out.logits[row].argmax()) == int(targets[row]) for row in rows)
+        assert history[0]["validation_accuracy"][k] == pytest.approx(right / len(rows))

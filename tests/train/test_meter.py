@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from offramp.train.meter import hits
@@ -36,3 +37,17 @@ def test_hits_compares_maps_at_the_heads_own_resolution():
                     valid += wanted >= 0
                     right += int(outputs[k].logits[n, :, i, j].argmax()) == wanted
         assert (int(correct[k]), int(counted[k])) == (right, valid)
+
+
+@pytest.mark.parametrize("dtype", [torch.long, torch.uint8])
+@pytest.mark.parametrize("ignored", [2, 255])
+def test_hits_leaves_the_ignored_target_out(dtype, ignored):
+    generator = torch.Generator().manual_seed(1)
+    outputs = [ExitOutput(torch.randn(20, 4, generator=generator)) for _ in range(2)]
+    target = torch.randint(0, 4, (20,), generator=generator)
+    target[5] = 255
+    correct, counted = hits(outputs, target.to(dtype), ignored)
+    rows = [row for row in range(20) if int(target[row]) != ignored]
+    for k, out in enumerate(outputs):
+        right = sum(int(out.logits[row].argmax()) == int(target[row]) for row in rows)
+        assert (int(correct[k]), int(counted[k])) == (right, len(rows))

@@ -37,10 +37,19 @@ class Parts(NamedTuple):
             CheckpointError: if the file cannot be read or a name or shape does not fit.
         """
         target = model if self.network is None else self.network
-        try:
-            target.load_state_dict(self.rename(read_weights(checkpoint)))
-        except RuntimeError as error:
-            raise CheckpointError(f"{checkpoint} does not fit this model: {error}") from None
+        own, given = target.state_dict(), self.rename(read_weights(checkpoint))
+        # batch norm counts its batches only since torch 0.4.1; older files have no such counts
+        counts = {n: v for n, v in own.items() if n.endswith(".num_batches_tracked")}
+        given = counts | given
+        wrong = {
+            "missing": [n for n in own if n not in given],
+            "unknown": [n for n in given if n not in own],
+            "of another shape": [n for n in own if n in given and own[n].shape != given[n].shape],
+        }
+        told = [f"{len(ns)} names are {what}, as {ns[0]}" for what, ns in wrong.items() if ns]
+        if told:
+            raise CheckpointError(f"{checkpoint} does not fit this model: {'; '.join(told)}")
+        target.load_state_dict(given)
 
 
 def read_weights(checkpoint: str | Path) -> dict[str, Tensor]:

@@ -12,8 +12,7 @@ that is replaced in the network after the cut is not seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import PlaceError, UnsupportedError, ValidationError
 from ..heads import Answer, LinearHead
 from ..heads.build import HeadSpec, HeadSpecs, Site, build_head, check_classes, per_exit
+from ..modes import keep_modes
 from ..trees import State, num_rows, take
 from ..types import ExitOutput
 from .base import Parts
@@ -103,7 +103,7 @@ def cut_stack(
     ends = _positions(stack, at)
     inputs = named(example, main_input(network))
     probes = [_probe(network, inputs, rows) for rows in (2, 3)]
-    with _modes_kept(network):
+    with keep_modes(network), torch.no_grad():
         surveys = [survey_stack(network.eval(), stack, probe) for probe in probes]
         segments = segments_of(
             network, stack, surveys[1], [*ends, len(stack.layers) - 1], list(inputs)
@@ -267,18 +267,6 @@ def _close(value: Tensor, wanted: Tensor) -> bool:
     return value.shape == wanted.shape and torch.allclose(
         value, wanted, slack, slack, equal_nan=True
     )
-
-
-@contextmanager
-def _modes_kept(network: nn.Module) -> Iterator[None]:
-    """No gradients inside; afterwards every module has its own mode again."""
-    modes = [(module, module.training) for module in network.modules()]
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 # --------------------------------------------------------------------------- heads

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import PlaceError, ValidationError
+from ..modes import keep_modes
 from ..trees import State
 
 
@@ -162,13 +163,9 @@ def _dots(name: str) -> list[int]:
 @contextmanager
 def mode(network: nn.Module, training: bool) -> Iterator[None]:
     """Put a network into a mode and every module back into its own afterwards."""
-    before = [(module, module.training) for module in network.modules()]
-    network.train(training)
-    try:
+    with keep_modes(network):
+        network.train(training)
         yield
-    finally:
-        for module, flag in before:
-            module.training = flag
 
 
 # -------------------------------------------------------------------------- inputs

@@ -85,7 +85,9 @@ def _from_tensors(inputs: State, targets: Tensor, batch_size: int, steps: int) -
 def _from_dataset(data: Dataset[Any], num: int, batch_size: int, steps: int) -> Source:
     def batches(generator: torch.Generator | None) -> Iterator[Rows]:
         chunks = [rows.tolist() for rows in _order(num, generator).split(batch_size)[:steps]]
-        for index, (inputs, target) in DataLoader(_Numbered(data), batch_sampler=chunks):
+        own = torch.Generator()  # a loader without one draws from the caller's random state
+        loader = DataLoader(_Numbered(data), batch_sampler=chunks, generator=own)
+        for index, (inputs, target) in loader:
             yield Rows(_plain(inputs), target, index)
 
     return Source(num, steps, batches)

@@ -58,6 +58,11 @@ def build_head(spec: HeadSpec, site: Site) -> nn.Module:
     Raises:
         ValidationError: if the kind is unknown or does not fit the value's shape.
     """
+    if isinstance(spec, nn.Module):
+        raise ValidationError(
+            f"wanted a head as a kind or a function from a shape to a module, got the module "
+            f"{type(spec).__name__}: one module cannot fit every exit"
+        )
     if callable(spec) and not isinstance(spec, str):
         if site.gate:
             raise ValidationError("wanted gate=False: a function makes a head with its own gate")
@@ -102,10 +107,15 @@ def per_exit(specs: HeadSpecs, num: int) -> list[HeadSpec]:
     """One head specification for each early exit.
 
     Raises:
-        ValidationError: if a sequence of another length is given.
+        ValidationError: if a sequence of another length is given, or no sequence.
     """
     if isinstance(specs, str) or callable(specs):
         return [cast(HeadSpec, specs)] * num
+    if not isinstance(specs, Sequence):
+        raise ValidationError(
+            f"wanted a head among {', '.join(KINDS)}, a function, or one of these per early exit, "
+            f"got {type(specs).__name__}"
+        )
     if len(specs) != num:
         raise ValidationError(f"wanted {num} heads, one per early exit, got {len(specs)}")
     return list(cast(Sequence[HeadSpec], specs))

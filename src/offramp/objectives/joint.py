@@ -28,7 +28,7 @@ class Joint(Objective):
         weights: ``uniform`` gives every exit 1 (MSDNet); ``linear`` gives exit k of K, counted from
             1, k / (K (K + 1)), which sums to 1/2 (EENet); K numbers; or a schedule, a function of K
             and the progress of training in [0, 1] that returns K numbers.
-        ignore_index: target that does not count.
+        ignore_index: target that does not count, beside the negative ones.
 
     Raises:
         ValidationError: if the weights are unknown, negative or not K.
@@ -49,19 +49,25 @@ class Joint(Objective):
         self.ignore_index = ignore_index
 
     def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
-        """One term per exit, ``ce/0`` to ``ce/K-1``."""
+        """One term per exit, ``ce/0`` to ``ce/K-1``.
+
+        Raises:
+            ValidationError: if a target on the CPU is no class; on a GPU looking would stall it.
+        """
+        target = self._counted(batch.target, outputs[0].logits.shape[1])
         weights = exit_weights(self.weights, len(outputs), batch.progress)
         return [
-            Term(f"ce/{k}", weight * self._loss(out.logits, batch.target))
+            Term(f"ce/{k}", weight * _loss(out.logits, target))
             for k, (out, weight) in enumerate(zip(outputs, weights, strict=True))
         ]
 
-    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        if logits.shape[2:] != target.shape[1:]:
-            logits = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
-        total = F.cross_entropy(logits, target, ignore_index=self.ignore_index, reduction="sum")
-        # not the mean of cross_entropy, which is NaN for a batch where every target is ignored
-        return total / (target != self.ignore_index).sum().clamp_min(1)
+    def _counted(self, target: Tensor, num_classes: int) -> Tensor:
+        """The target with -100 wherever it does not count, [N, *S] int64."""
+        target = target.long()
+        target = target.masked_fill((target < 0) | (target == self.ignore_index), -100)
+        if target.device.type == "cpu" and bool((target >= num_classes).any()):
+            raise ValidationError(f"wanted targets below C={num_classes}, got {int(target.max())}")
+        return target
 
 
 def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[float]:
@@ -76,3 +82,11 @@ def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[floa
             f"wanted {num_exits} non-negative weights, one per exit, got {values}"
         )
     return values
+
+
+def _loss(logits: Tensor, target: Tensor) -> Tensor:
+    if logits.shape[2:] != target.shape[1:]:
+        logits = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
+    # not the mean of cross_entropy, which is NaN for a batch where every target is ignored
+    return total / (target >= 0).sum().clamp_min(1)

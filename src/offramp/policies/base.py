@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Self
+from dataclasses import replace
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..functional import (
     Reduce,
     cascade,
     check_budget,
+    count_hits,
     finite,
     first_exit,
     rates_for_budget,
@@ -26,6 +28,7 @@ from ..types import Budget, Carry, Costs, ExitOutput, Records, Shard
 register = policies.register
 
 _CANDIDATES = 201  # budgets tried for max_drop
+_POINTS = "points."  # how entries of operating points begin in a state dict
 
 
 class Decision(NamedTuple):
@@ -41,7 +44,8 @@ class ExitPolicy(nn.Module, ABC):
     """When to leave: a score per exit, larger leaves sooner, and a fitted threshold per exit.
 
     A policy never sees the model: it is fitted on `Records` and decides from an `ExitOutput`.
-    Until it is fitted, everyone stays to the last exit.
+    Until it is fitted, everyone stays to the last exit. Its state dict holds plain tensors, those
+    of the operating points included.
 
     Args:
         num_exits: number of exits, K.
@@ -136,20 +140,28 @@ class ExitPolicy(nn.Module, ABC):
         budget: float | Budget | None = None,
         *,
         max_drop: float | None = None,
+        unit: str = "macs",
     ) -> Self:
         """Set the thresholds on records, to a budget or to a drop of accuracy.
+
+        Operating points, if there are any, stay as they are.
 
         Args:
             records: the calibration part; never the test part.
             costs: cost of each exit.
             budget: bound of the mean cost; a bare number is relative to the original network.
             max_drop: instead of a budget, the accuracy that may be lost against the last exit, on
-                these records (0.01 is one point); the cheapest thresholds that keep it are taken.
+                these records (0.01 is one point), measured as `evaluate` does. Of the thresholds
+                for 201 budgets, evenly spaced from the first exit's cost to the last's, the
+                cheapest that keep it are taken.
+            unit: unit of the cost that ``max_drop`` makes small, and of a budget that is a bare
+                number; a `Budget` has its own.
 
         Raises:
-            BudgetError: if not exactly one of ``budget`` and ``max_drop`` is given, or the budget
-                is out of reach; the message states the reachable range.
-            ValidationError: if records or costs have another number of exits.
+            BudgetError: if not exactly one of ``budget`` and ``max_drop`` is given, the drop is not
+                in [0, 1], or the budget is out of reach; the message states the reachable range.
+            ValidationError: if records or costs have another number of exits, the unit is not
+                known, or there is a drop to keep and no target counts.
         """
         if (budget is None) == (max_drop is None):
             raise BudgetError(
@@ -158,17 +170,17 @@ class ExitPolicy(nn.Module, ABC):
         self._check(records)
         if costs.num_exits != self.num_exits:
             raise ValidationError(f"wanted costs of {self.num_exits} exits, got {costs.num_exits}")
-        relative, bound = costs.relative(), 0.0
-        if budget is not None:
-            relative, bound = Budget.of(budget).resolve(costs)
-            check_budget(relative, bound)  # before anything is learned or changed
+        # all that can be wrong is found before anything is learned or changed
+        relative, bound = _resolve(budget, costs, unit)
+        if max_drop is not None:
+            _check_drop(records, max_drop)
         if self.fit_temperature:
             self.temperatures.copy_(temperatures(records))
-        if budget is not None:
+        if max_drop is not None:
+            self._fit_drop(records, relative, max_drop)
+        else:
             prior = self.learn(records, relative, bound)
             self.thresholds.copy_(self.place(self.scores(records), relative, bound, prior))
-        elif max_drop is not None:
-            self._fit_drop(records, relative, max_drop)
         return self
 
     def learn(self, records: Records, costs: Tensor, budget: float) -> Tensor | None:
@@ -188,6 +200,8 @@ class ExitPolicy(nn.Module, ABC):
         budgets: Sequence[float | Budget] | Mapping[str, float | Budget],
     ) -> Self:
         """Fit several operating points at once; `use` switches between them, the first is set.
+
+        The state dict holds the points too.
 
         Args:
             records: the calibration part, as for `fit`.
@@ -216,15 +230,15 @@ class ExitPolicy(nn.Module, ABC):
             raise UnknownNameError(
                 f"no operating point is named {point!r}; valid: {', '.join(self.points) or 'none'}"
             )
-        self.load_state_dict(self.points[point])
+        self._restore(self.points[point])
         return self
 
     # ------------------------------------------------------------------- helpers
     def _fit_drop(self, records: Records, costs: Tensor, max_drop: float) -> None:
-        if not 0 <= max_drop <= 1:
-            raise BudgetError(f"wanted a drop of accuracy in [0, 1], got {max_drop}")
-        right = torch.cat([correctness(self.answers(shard), shard.targets) for shard in records])
-        wanted = float(right[:, -1].mean()) - max_drop - 1e-9
+        parts = [count_hits(self.answers(shard), shard.targets) for shard in records]
+        hits, counts = (torch.cat(column) for column in zip(*parts, strict=True))
+        hits = hits / counts.sum()  # [N, K], so that a sum over rows is an accuracy
+        wanted = float(hits[:, -1].sum()) - max_drop - 1e-9
         # what learns nothing has the same scores at every budget
         learns = type(self).learn is not ExitPolicy.learn
         scores, best, cheapest = self.scores(records), self._snapshot(), float("inf")
@@ -234,13 +248,37 @@ class ExitPolicy(nn.Module, ABC):
             scores = self.scores(records) if learns else scores
             self.thresholds.copy_(self.place(scores, costs, budget, prior))
             exits = first_exit(scores, self.thresholds.cpu())
-            accuracy, cost = right.gather(1, exits[:, None]).mean(), float(costs[exits].mean())
+            accuracy, cost = hits.gather(1, exits[:, None]).sum(), float(costs[exits].mean())
             if float(accuracy) >= wanted and cost < cheapest:
                 best, cheapest = self._snapshot(), cost
-        self.load_state_dict(best)
+        self._restore(best)
 
     def _snapshot(self) -> dict[str, Tensor]:
-        return {key: value.clone() for key, value in self.state_dict().items()}
+        """The state of the policy as it is set, without the operating points."""
+        state = self.state_dict().items()
+        return {key: value.clone() for key, value in state if not key.startswith(_POINTS)}
+
+    def _restore(self, state: Mapping[str, Tensor]) -> None:
+        points = self.points
+        self.load_state_dict(state)
+        self.points = points
+
+    # entries "points.<entry>.<name>": flat tensors, which any format of weights can hold; no entry
+    # is another's beginning, so a name may have dots
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, state in self.points.items():
+            for key, value in state.items():
+                destination[f"{prefix}{_POINTS}{key}.{name}"] = value
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **named: Any) -> None:
+        self.points = {}
+        for key in self._snapshot():
+            start = f"{prefix}{_POINTS}{key}."
+            for entry in [entry for entry in state_dict if entry.startswith(start)]:
+                point = self.points.setdefault(entry.removeprefix(start), {})
+                point[key] = state_dict.pop(entry).clone()
+        super()._load_from_state_dict(state_dict, prefix, *args, **named)
 
     def _tempered(self, k: int, out: ExitOutput) -> ExitOutput:
         if not self.fit_temperature:
@@ -277,11 +315,30 @@ def _beside(tensor: Tensor, value: Tensor) -> Tensor:
     return value if value.device.type == "cpu" else value.to(tensor.device)
 
 
-def temperatures(records: Records, steps: int = 40) -> Tensor:
+def _resolve(budget: float | Budget | None, costs: Costs, unit: str) -> tuple[Tensor, float]:
+    """Relative costs [K] and a bound within reach on their scale; 0 where there is no budget."""
+    if budget is None:
+        return costs.relative(unit), 0.0
+    made = Budget.of(budget)
+    made = made if made is budget else replace(made, unit=unit)
+    relative, bound = made.resolve(costs)
+    full, named = (1.0, "") if made.relative else (costs.full[made.unit], made.unit)
+    check_budget(relative, bound, full, named)
+    return relative, bound
+
+
+def _check_drop(records: Records, max_drop: float) -> None:
+    if not 0 <= max_drop <= 1:
+        raise BudgetError(f"wanted a drop of accuracy in [0, 1], got {max_drop}")
+    if not any(bool((shard.targets >= 0).any()) for shard in records):
+        raise ValidationError("wanted at least one target that counts, got none")
+
+
+def temperatures(records: Records, steps: int = 24) -> Tensor:
     """The temperature of each exit that minimises its negative log-likelihood, [K] float32.
 
-    The likelihood is convex in the inverse temperature, so its slope is bisected. Rows whose logits
-    are NaN do not count.
+    The likelihood is convex in the inverse temperature, so its slope is bisected; 24 steps leave
+    an error of a millionth. Rows whose logits are NaN do not count; where none does, it is 1.
     """
     exits = records.num_exits
     low, high = torch.full((exits,), -6.0).double(), torch.full((exits,), 6.0).double()
@@ -291,7 +348,8 @@ def temperatures(records: Records, steps: int = 40) -> Tensor:
         for shard in records:
             for k, out in enumerate(shard.outputs):
                 slope[k] += _slope(out.logits, shard.targets, float(middle[k].exp()))
-        low, high = torch.where(slope < 0, middle, low), torch.where(slope < 0, high, middle)
+        # a slope of exactly 0, such as that of no rows at all, ends the search where it is
+        low, high = torch.where(slope <= 0, middle, low), torch.where(slope >= 0, middle, high)
     return (-(low + high) / 2).exp().float()
 
 
@@ -303,17 +361,6 @@ def _slope(logits: Tensor, targets: Tensor, inverse: float) -> Tensor:
     mean = ((inverse * logits).softmax(1) * logits).sum(1)
     own = logits.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)
     return ((mean - own) * valid).nansum()
-
-
-def correctness(answers: Sequence[Tensor], targets: Tensor) -> Tensor:
-    """Share of an input's positions that each exit gets right, [n, K]; targets < 0 do not count."""
-    columns = []
-    for logits in answers:
-        wanted = _at_head(targets, logits).reshape(len(targets), -1)
-        valid = (wanted >= 0).double()
-        hit = (logits.argmax(1).reshape(len(targets), -1) == wanted) * valid
-        columns.append(hit.sum(1) / valid.sum(1).clamp_min(1))
-    return torch.stack(columns, 1)
 
 
 def _at_head(targets: Tensor, logits: Tensor) -> Tensor:

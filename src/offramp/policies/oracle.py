@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional import Reduce, one_threshold
+from ..functional import Reduce, correctness, one_threshold
 from ..types import Records
-from .base import Control, correctness, register
+from .base import Control, register
 
 _SPREAD = 1e-3  # gains are spread by so much, or all inputs of equal gain would be upgraded or none
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ValidationError, extra
+from ..files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -162,11 +162,6 @@ def _frame(axes: Axes, title: str) -> None:
 
 def _save(figure: Any, path: Path) -> Path:
     """Write whole or not at all, so that a reader never meets half a picture."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, format=path.suffix[1:].lower(), dpi=160)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path

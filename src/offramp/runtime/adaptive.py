@@ -108,10 +108,12 @@ def _exits(model: MultiExitModel, state: State) -> Iterator[ExitOutput]:
 
 def _ready(model: MultiExitModel, inputs: State) -> int:
     """The number of rows, where the model can be run on them."""
-    if model.training:
+    # a segment or the shared network may have been switched by itself
+    parts = [model, *model.segments, *model.heads]
+    if any(part.training for part in parts) or (model.network and model.network.training):
         raise ValidationError(
-            "wanted a model in eval mode, got one in training mode, where batch norm makes an "
-            "answer depend on its neighbours: call model.eval()"
+            "wanted a model in eval mode, got one in training mode, or parts of it, where batch "
+            "norm makes an answer depend on its neighbours: call model.eval()"
         )
     num = num_rows(inputs)
     if not num:

@@ -10,10 +10,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..costs import device_of, keep_modes, measure, modules_of
+from ..costs import device_of, measure, modules_of
 from ..data.batches import Data, Rows, Source, open_data
 from ..errors import DataError, ValidationError
 from ..model import MultiExitModel
+from ..modes import keep_modes
 from ..objectives.base import Objective
 from ..trees import State, map_tensors, move, take
 from ..types import Batch, Costs
@@ -131,7 +132,7 @@ def fit(
                 meter.add(step)
             history.append(meter.summary())
             if checking is not None:
-                history[-1]["validation_accuracy"] = accuracy(model, checking, place)
+                history[-1]["validation_accuracy"] = accuracy(model, checking, place, run.ignored)
     return history
 
 
@@ -154,7 +155,7 @@ class Place(NamedTuple):
         inputs = move(rows.inputs, self.device)
         if self.channels_last:
             inputs = map_tensors(_channels_last, inputs)
-        return Rows(inputs, rows.target.to(self.device, non_blocking=True), rows.row)
+        return Rows(inputs, move(rows.target, self.device), rows.row)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The precision, as a context."""
@@ -185,6 +186,7 @@ class Run:
         """Note the rates that the schedule multiplies, and make the generators."""
         self.rates: list[float] = [group["lr"] for group in self.optimizer.param_groups]
         self.order = torch.Generator().manual_seed(self.seed)  # of rows
+        self.ignored: int | None = getattr(self.objective, "ignore_index", None)
         self.chance = torch.Generator(self.place.device).manual_seed(self.seed)  # of augment
 
     def set_lr(self, step: int) -> float:
@@ -212,22 +214,24 @@ def epoch_steps(run: Run, source: Source, epoch: int) -> Iterator[Step]:
             passed = forward_backward(run.model, run.objective, batch, run.costs)
         run.optimizer.step()
         terms = {term.name: term.value.detach() for term in passed.terms}
-        correct, counted = hits(passed.outputs, target)
+        correct, counted = hits(passed.outputs, target, run.ignored)
         loss = passed.loss.detach()
         yield Step(epoch, number, batch.progress, lr, len(target), loss, terms, correct, counted)
 
 
 @torch.no_grad()
-def accuracy(model: MultiExitModel, source: Source, place: Place) -> list[float]:
-    """Share that each exit gets right, in eval mode, K numbers."""
+def accuracy(
+    model: MultiExitModel, source: Source, place: Place, ignored: int | None = None
+) -> list[float]:
+    """Share that each exit gets right, in eval mode, K numbers; no random state is touched."""
     counts = torch.zeros(2, model.num_exits, dtype=torch.long, device=place.device)
-    with keep_modes(model):
+    with keep_modes(model, model.segments), _forked(place.device):
         model.eval()
         for rows in source.batches(None):
             inputs, target, _ = place.bring(rows)
             with place.autocast():
                 outputs = model(inputs)
-            counts += torch.stack(hits(outputs, target))
+            counts += torch.stack(hits(outputs, target, ignored))
     return (counts[0].cpu().double() / counts[1].cpu().clamp_min(1)).tolist()
 
 
@@ -238,7 +242,7 @@ def _channels_last(tensor: Tensor) -> Tensor:
 @contextmanager
 def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed this device and the processor, and put their random states back afterwards."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    with _forked(device):
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(device):
@@ -246,12 +250,17 @@ def _seeded(seed: int, device: torch.device) -> Iterator[None]:
         yield
 
 
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    """Put the random states of this device and the processor back afterwards."""
+    return torch.random.fork_rng([device] if device.type == "cuda" else [])
+
+
 @contextmanager
 def _phase(model: MultiExitModel, train: str) -> Iterator[None]:
     """Set modes and ``requires_grad`` for training, and put both back afterwards."""
     parameters = _parameters(modules_of(model))
     flags = [(parameter, parameter.requires_grad) for parameter in parameters]
-    with keep_modes(model):
+    with keep_modes(model, model.segments):
         try:
             model.train(train == "all")
             if train == "heads":

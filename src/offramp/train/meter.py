@@ -35,12 +35,17 @@ class Step(NamedTuple):
     counted: Tensor  # [K], positions that count
 
 
-def hits(outputs: Sequence[ExitOutput], target: Tensor) -> tuple[Tensor, Tensor]:
+def hits(
+    outputs: Sequence[ExitOutput], target: Tensor, ignored: int | None = None
+) -> tuple[Tensor, Tensor]:
     """Positions that each exit gets right, and positions that count, [K] and [K].
 
-    Negative targets do not count. A map is compared at the head's own resolution, with the nearest
-    target.
+    Negative targets do not count, nor does the one ``ignored``. A map is compared at the head's own
+    resolution, with the nearest target.
     """
+    target = target.long()  # unsigned ones have no negative number
+    if ignored is not None:
+        target = target.masked_fill(target == ignored, -1)
     if all(out.logits.shape[2:] == target.shape[1:] for out in outputs):
         answers = torch.stack([out.logits.detach().argmax(1) for out in outputs])  # [K, N, *S]
         correct = (answers == target).flatten(1).sum(1)
