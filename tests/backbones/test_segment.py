@@ -203,6 +203,7 @@ def test_module_that_changes_a_list_leaves_the_state_alone() -> None:
 
 # --------------------------------------------------------------------------- tools
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Guards may run slower:RuntimeWarning")  # on Python 3.13.0
 def test_segments_compile_whole_and_export_with_any_batch_size() -> None:
     network = Sized().eval()
     model = attach(network, ["a", "b"], example=images()).eval()
