@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from .attach import attach
 from .costs import measure
 from .data.base import Splits, create_dataset
+from .errors import ValidationError
 from .evaluate import ExitResult, Result, curve, evaluate_exits, save_csv
 from .files import write_text
 from .model import MultiExitModel
@@ -122,7 +123,14 @@ def run_demo(
 
     Raises:
         MissingExtraError: if scikit-learn or matplotlib is not installed.
+        ValidationError: if ``out`` is no folder and cannot be made one; found before any training.
     """
+    try:
+        Path(out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValidationError(
+            f"wanted a folder to write to, got {out}: {error.strerror}"
+        ) from error
     begin = time.perf_counter()
     with _one_thread():
         outcome = _measured(Path(out), seed, quick, log)

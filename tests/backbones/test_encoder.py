@@ -4,7 +4,6 @@ import copy
 import functools
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -74,15 +73,6 @@ LENGTHS = (9, 4, 7, 2, 5)
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 both_attentions = pytest.mark.parametrize("attention", ["eager", "sdpa"])
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Networks this small run many times slower on threads that other work competes for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def _network(family: str, attention: str = "sdpa", **options: object) -> nn.Module:

@@ -93,6 +93,16 @@ def test_demo_json_prints_json_alone(tmp_path: Path, outcome: Outcome, monkeypat
     assert json.loads(done.stdout) == outcome.to_dict()
 
 
+def test_demo_refuses_a_folder_that_cannot_be_made_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for out in ("file", "file/inside"):
+        done = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / out)])
+        assert done.exit_code == 2
+        assert f"wanted a folder to write to, got {tmp_path / out}" in done.stderr
+        assert "training" not in done.stderr and "Traceback" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 @pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_demo_keeps_the_accuracy_at_60_percent_of_the_work(tmp_path: Path, seed: int) -> None:
     outcome = run_demo(tmp_path, seed=seed)

@@ -39,7 +39,7 @@ from .dry_run import (
     verify,
 )
 from .segment import Entry, Program, Segment, carried_key, compile_part, owned_by
-from .survey import survey
+from .survey import has_weights, survey
 from .trace import Traced, bind, main_output, mode, split, trace
 
 _SHOWN = 24  # names in an error message
@@ -215,7 +215,7 @@ def _ends(
                 f"wanted places in the order in which they run: {second!r} runs before {first!r}; "
                 + name_valid(network, example)
             )
-    if ends and not has_weights_after(network, traced.graph, ends[-1]):
+    if ends and not _weights_follow(network, traced.graph, ends[-1]):
         why = "the classifier has run, and its answer is the last exit already"
         raise _no_exit(at[-1], why, network, example)
     return ends
@@ -226,14 +226,9 @@ def _no_exit(place: str, why: str, network: nn.Module, example: State) -> PlaceE
     return PlaceError(f"no exit can go after {place!r}: {why}; {valid}")
 
 
-def has_weights_after(network: nn.Module, graph: fx.Graph, end: fx.Node) -> bool:
-    """Whether parameters are still used after a node."""
-    order = {node: i for i, node in enumerate(graph.nodes)}
-    later = [node for node in graph.nodes if order[node] > order[end]]
-    modules = [network.get_submodule(str(n.target)) for n in later if n.op == "call_module"]
-    return any(True for m in modules for _ in m.parameters()) or any(
-        n.op == "get_attr" for n in later
-    )
+def _weights_follow(network: nn.Module, graph: fx.Graph, end: fx.Node) -> bool:
+    nodes = list(graph.nodes)
+    return any(has_weights(network, node) for node in nodes[nodes.index(end) + 1 :])
 
 
 def check_names(network: nn.Module, at: Sequence[str], example: State) -> None:

@@ -44,7 +44,7 @@ def survey(network: nn.Module, example: State) -> tuple[fx.Graph, list[Found]]:
         traced = trace(network, list(bind(network, example)))
         facts = _facts(network, traced.graph, example)
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    weighty = max((i for node, i in order.items() if _has_weights(network, node)), default=-1)
+    weighty = max((i for node, i in order.items() if has_weights(network, node)), default=-1)
     ends: list[tuple[fx.Node, str]] = []
     for name, calls in traced.ends.items():
         end = calls[0]
@@ -74,7 +74,8 @@ def _facts(network: nn.Module, graph: fx.Graph, example: State) -> dict[fx.Node,
     return {node: Facts(runs[0][node], runs[1][node]) for node in runs[0]}
 
 
-def _has_weights(network: nn.Module, node: fx.Node) -> bool:
+def has_weights(network: nn.Module, node: fx.Node) -> bool:
+    """Whether a node uses parameters or other attributes of the network."""
     if node.op == "get_attr":
         return True
     return node.op == "call_module" and any(
