@@ -9,13 +9,13 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "offramp"
 
 LAYERS = (
-    ("types", "errors", "registry", "trees", "files", "modes"),
+    ("types", "errors", "registry", "trees", "files", "modes", "examples"),
     ("functional",),
     ("heads", "backbones", "objectives", "policies"),
     ("model", "attach", "places", "costs"),
     ("records", "metrics", "data", "train"),
     ("evaluate", "bundle", "runtime", "export"),
-    ("config", "recipes", "report", "serve", "cli", "demo"),
+    ("config", "recipes", "report", "runs", "serve", "cli", "demo"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
@@ -27,6 +27,7 @@ SAME_LAYER = {
     "types": {"errors", "trees"},
     "trees": {"errors"},
     "registry": {"errors"},
+    "examples": {"errors", "trees"},
     "attach": {"model", "places", "costs"},
     "places": {"model", "costs"},
     "costs": {"model"},
@@ -36,10 +37,11 @@ SAME_LAYER = {
     "runtime": {"evaluate"},
     "export": {"runtime"},
     "demo": {"report"},
-    "cli": {"config", "recipes", "report", "serve", "demo"},
+    "cli": {"config", "recipes", "report", "runs", "serve", "demo"},
+    "runs": {"config"},
     "report": {"config"},
     "serve": {"config"},
-    "recipes": {"config"},
+    "config": {"recipes"},
 }
 
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if p.relative_to(PACKAGE).name != "__main__.py")

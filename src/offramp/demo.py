@@ -8,13 +8,12 @@ no run picks it by its own test figures.
 from __future__ import annotations
 
 import json
-import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +31,7 @@ from .records import record
 from .registry import policies
 from .report.plot import accuracy_cost
 from .runtime.adaptive import run
+from .runtime.clock import ideal_speed_up, interleaved
 from .train.loop import fit
 from .types import Costs, ExitOutput, Records
 
@@ -194,8 +194,8 @@ def _one_thread() -> Iterator[None]:
 def _measured(out: Path, seed: int, quick: bool, log: Log) -> Outcome:
     epochs, repeats = (2, 2) if quick else (8, 5)
     splits = create_dataset("digits", seed=seed)
-    inputs = splits.test[0]
-    log(f"training a network with {len(_PLACES) + 1} exits on {len(splits.train[1])} digit scans")
+    inputs, _ = cast(tuple[Tensor, Tensor], splits.test)
+    log(f"training a network with {len(_PLACES) + 1} exits on digit scans")
     network, model = _multi_exit(splits, seed, epochs)
     log("training a smaller network without exits, for comparison")
     small = _static(splits, seed, epochs)
@@ -241,7 +241,7 @@ def _multi_exit(splits: Splits, seed: int, epochs: int) -> tuple[nn.Module, Mult
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         network = DigitNet()
-        model = attach(network, _PLACES, example=splits.train[0][:2])
+        model = attach(network, _PLACES, example=splits.example(2))
     _train(model, splits, seed, epochs)
     return network, model
 
@@ -272,7 +272,7 @@ def _train(model: MultiExitModel, splits: Splits, seed: int, epochs: int) -> Non
 
 
 def _point(small: MultiExitModel, splits: Splits, costs: Costs) -> Point:
-    own = measure(small, splits.test[0][:1], latency=False)
+    own = measure(small, splits.example(), latency=False)
     found = evaluate_exits(record(small, splits.test, progress=False), own)[-1]
     return Point(STATIC, float(own.macs[-1]) / costs.full["macs"], found.top1)
 
@@ -306,11 +306,11 @@ def _time(
     }
     for key, policy in ways.items():
         runs[key] = lambda batch, policy=policy: run(model, policy, batch)
-    seconds = _interleaved(runs, batches, repeats)
+    seconds = interleaved(runs, batches, repeats=repeats)
     full = seconds[FULL, None]
     times = measure(model, batches[0], repeats=10 if batch_size > 1 else 50).relative("latency_ms")
     ideal: dict[tuple[str, float | None], float] = {
-        key: _ideal(model, policy, batches, times) for key, policy in ways.items()
+        key: ideal_speed_up(model, policy, batches, times) for key, policy in ways.items()
     }
     return [
         Clock(
@@ -323,30 +323,6 @@ def _time(
         )
         for (name, budget), took in seconds.items()
     ]
-
-
-@torch.inference_mode()
-def _interleaved(
-    runs: Mapping[Any, Callable[[Tensor], Any]], batches: Sequence[Tensor], repeats: int
-) -> dict[Any, float]:
-    """Median seconds of each run over all batches, in turns, so that a slow spell hits all."""
-    taken: dict[Any, list[float]] = {key: [] for key in runs}
-    for _ in range(repeats + 1):
-        for key, answer in runs.items():
-            start = time.perf_counter()
-            for batch in batches:
-                answer(batch)
-            taken[key].append(time.perf_counter() - start)
-    return {key: statistics.median(times[1:]) for key, times in taken.items()}  # the first warms up
-
-
-def _ideal(
-    model: MultiExitModel, policy: ExitPolicy, batches: Sequence[Tensor], times: Tensor
-) -> float:
-    """Speed-up if an input took just the time of its exit, [K], relative to the full network's."""
-    exits = torch.cat([run(model, policy, batch).exits for batch in batches])
-    rates = exits.bincount(minlength=model.num_exits) / len(exits)  # [K]
-    return 1 / float((rates * times).sum())
 
 
 # ------------------------------------------------------------------------ files

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 
@@ -39,15 +39,35 @@ class RecordsError(OfframpError, ValueError):
 
 
 class CheckpointError(OfframpError, ValueError):
-    """A checkpoint that does not fit the network."""
+    """A checkpoint that does not fit the network, or is damaged."""
+
+
+class BundleError(OfframpError, ValueError):
+    """A bundle that cannot be saved, or that is damaged, foreign or too new to be loaded."""
 
 
 class DataError(OfframpError, ValueError):
     """A data set that cannot be read or split as asked."""
 
 
+class ConfigError(OfframpError, ValueError):
+    """A config that cannot be used; the message has one line per fault."""
+
+    def __init__(self, faults: Iterable[str]) -> None:
+        self.faults = [" ".join(fault.split()) for fault in faults]
+        super().__init__("\n".join(self.faults))
+
+
 class TrainingError(OfframpError, RuntimeError):
     """Training that cannot go on; the message names the step and the term."""
+
+
+class ReportError(OfframpError, ValueError):
+    """Results that cannot be reported; the message names the file and the key."""
+
+
+class RunError(OfframpError, ValueError):
+    """A folder of a run that holds no run, or not what is asked of it yet."""
 
 
 class UnsupportedError(OfframpError, NotImplementedError):

@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from offramp.data import create_dataset, list_datasets
-from offramp.errors import MissingExtraError, OptionError, UnknownNameError
+from offramp.errors import DataError, MissingExtraError, OptionError, UnknownNameError
 
 
 def rows_of(part) -> list[tuple[float, ...]]:
@@ -46,6 +46,14 @@ def test_digits_follow_their_seed():
     one, same, other = (create_dataset("digits", seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.test[0], same.test[0])
     assert not torch.equal(one.test[0], other.test[0])
+
+
+def test_digits_take_shares_of_their_own():
+    splits = create_dataset("digits", validation=0.3, calibration=0.1, test=0.1)
+    assert round(len(splits.validation[1]) / 1797, 2) == 0.3
+    assert round(len(splits.train[1]) / 1797, 2) == 0.5
+    with pytest.raises(DataError, match="something to learn from"):
+        create_dataset("digits", validation=0.5, calibration=0.3, test=0.2)
 
 
 def test_datasets_are_listed_by_pattern():

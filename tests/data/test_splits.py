@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from offramp.data import split
+from offramp.data.splits import first_per_class
 from offramp.errors import DataError
 
 
@@ -50,6 +51,19 @@ def test_split_leaves_a_part_empty_and_rows_unused_where_asked():
     parts = split(targets, fractions=(0.5, 0.0, 0.2, 0.1))
     assert [len(part) for part in parts] == [50, 0, 20, 10]
     assert parts.validation.dtype == torch.long
+
+
+def test_first_rows_of_every_class_follow_their_seed_and_are_nested():
+    targets = uneven()
+    before = torch.get_rng_state()
+    kept = [first_per_class(targets, num, seed=3).tolist() for num in (2, 7, 1000)]
+    assert set(kept[0]) < set(kept[1]) < set(kept[2]) == set(range(203))
+    assert all(rows == sorted(rows) for rows in kept)
+    assert targets[kept[0]].bincount().tolist() == [2] * 5
+    assert targets[kept[1]].bincount().tolist() == [4, 7, 7, 7, 7]  # the first class has only 4
+    assert kept[1] == first_per_class(targets, 7, seed=3).tolist()
+    assert kept[1] != first_per_class(targets, 7, seed=4).tolist()
+    assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize(

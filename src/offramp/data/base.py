@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from ..registry import datasets
-from ..trees import State, take
+from ..trees import State, map_tensors, take
+from .batches import Data
+from .preprocess import Preprocess
 from .splits import Parts
 
 register = datasets.register
-
-Part = tuple[State, Tensor]  # inputs, a pytree of [n, ...]; targets [n, *S]
 
 
 @dataclass(frozen=True)
@@ -21,28 +24,51 @@ class Splits:
     """A data set in four disjoint parts.
 
     Models learn from ``train`` and are chosen by ``validation``; policies are fitted on
-    ``calibration``; ``test`` is scored once.
+    ``calibration``; ``test`` is scored once. ``preprocess`` is what was done to the images, where
+    they are images.
     """
 
-    train: Part
-    validation: Part
-    calibration: Part
-    test: Part
+    train: Data
+    validation: Data
+    calibration: Data
+    test: Data
     class_names: tuple[str, ...]
+    preprocess: Preprocess | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of classes, C."""
         return len(self.class_names)
 
+    def example(self, rows: int = 1) -> State:
+        """The first inputs of the training part, to build or to measure a model with."""
+        return first_inputs(self.train, rows)
+
     @classmethod
     def of(
-        cls, inputs: State, targets: Tensor, parts: Parts, class_names: tuple[str, ...]
+        cls,
+        inputs: State,
+        targets: Tensor,
+        parts: Parts,
+        class_names: Sequence[str],
+        *,
+        preprocess: Preprocess | None = None,
     ) -> Splits:
         """The four parts of a data set in memory, from the rows of each."""
-        return cls(
-            *[(take(inputs, rows), targets[rows]) for rows in parts], class_names=class_names
-        )
+        held = [(take(inputs, rows), targets[rows]) for rows in parts]
+        return cls(*held, class_names=tuple(class_names), preprocess=preprocess)
+
+
+def first_inputs(data: Data, rows: int = 1) -> State:
+    """The first inputs of some data, as a batch; fewer where there are not as many."""
+    if isinstance(data, DataLoader):
+        return map_tensors(lambda tensor: tensor[:rows], next(iter(data))[0])
+    if isinstance(data, tuple):
+        return map_tensors(lambda tensor: tensor[:rows], data[0])
+    num = min(rows, len(cast(Any, data)))
+    if hasattr(data, "batch"):
+        return cast(Any, data).batch(torch.arange(num))[0]
+    return default_collate([cast(Dataset[Any], data)[row][0] for row in range(num)])
 
 
 def create_dataset(name: str, **options: Any) -> Splits:

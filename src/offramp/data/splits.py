@@ -57,6 +57,28 @@ def split(
     return Parts(*[torch.cat(part).sort().values for part in per_part])
 
 
+def first_per_class(targets: Tensor, num: int, *, seed: int = 0) -> Tensor:
+    """The first rows of every class in an order drawn by seed; more of them include fewer.
+
+    Args:
+        targets: [N], class numbers.
+        num: rows of each class; a class that has fewer keeps what it has.
+        seed: of the order; the caller's random state is not touched.
+
+    Returns:
+        Row numbers [n], rising.
+
+    Example:
+        >>> len(first_per_class(torch.arange(100) % 10, 3))
+        30
+    """
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(targets), generator=generator)  # [N]
+    shuffled = targets[order]
+    kept = [order[(shuffled == label).nonzero().squeeze(1)[:num]] for label in targets.unique()]
+    return torch.cat(kept).sort().values
+
+
 def _counts(num: int, fractions: Sequence[float], label: int) -> list[int]:
     """How many of a class's rows each part gets: at least one, else within one row of its share."""
     wanted = [fraction * num for fraction in fractions]
