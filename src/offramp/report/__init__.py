@@ -1,1 +1,3 @@
 """Pictures and tables of what was evaluated."""
+
+from .page import write as write

@@ -1,0 +1,318 @@
+"""The pictures, as SVG that stands without a script: accuracy against cost, exits, calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from .axes import Axes, padded, picture
+from .looks import CROSS, DIAMOND, STAR, Looks, exit_colour, ink_on, letter, static_key
+from .markup import Markup, element
+from .study import Curve, Point, Slice, Study
+from .words import COST, mark, percent, short_percent, with_range
+
+WIDE, NARROW = (960, 500), (380, 380)  # for a desktop, and for a phone
+
+
+def accuracy_cost(studies: Sequence[Study], looks: Looks, size: tuple[int, int]) -> Markup:
+    """Accuracy against realised cost: every policy, every exit, and what they compete with."""
+    axes = _axes(studies, size)
+    unit = COST[studies[0].unit]
+    x_label = f"mean cost, % of the full network's {unit}"
+    parts = [
+        axes.frame(x_label if size == WIDE else "mean cost, % of the full network", "accuracy, %")
+    ]
+    numbered = list(enumerate(studies))
+    for number, study in numbered:
+        parts += [_full_line(axes, study)]
+        parts += [_band(axes, curve, looks) for curve in study.policies]
+        parts += [_lines(axes, number, curve, looks) for curve in _controls_first(study)]
+    for number, study in numbered:
+        parts += [*_exits(axes, number, study, looks), *_rivals(axes, number, study, looks)]
+        parts += _control_names(axes, number, study, looks)
+        for curve in _controls_first(study):
+            parts += _marks(axes, number, study, curve, looks)
+    ring = element("circle", r=10, class_="ring", hidden=True, aria_hidden="true")
+    label = "Accuracy against cost. Arrow keys go from mark to mark, Enter selects one."
+    return picture(*size, *parts, ring, label=label, class_="chart accuracy")
+
+
+def exit_rates(study: Study, curve: Curve, size: tuple[int, int]) -> Markup:
+    """Share of inputs that leave by each exit, a column per budget."""
+    width, height = size[0], round(size[1] * 0.72)
+    axes = Axes(width, height, (0, 1), (0, 1), top=18)
+    step = (width - axes.left - axes.right) / len(curve.points)
+    every = -(-len(curve.points) * 44 // (width - 72))  # budgets that get a label
+    parts: list[str] = [element("g", *_share_grid(axes), aria_hidden="true")]
+    for number, point in enumerate(curve.points):
+        left = axes.left + step * (number + 0.12)
+        label = short_percent(point.budget) if number % every == 0 else ""
+        parts.append(_column(axes, point, number, left, step * 0.76, label))
+    label = f"Exit rates of {curve.policy} by budget; the table below has the figures."
+    parts.append(axes.labels("budget", "inputs, %"))
+    return picture(width, height, *parts, label=label, class_="chart rates")
+
+
+def reliability(k: int, study: Study, bins: Sequence[Slice]) -> Markup:
+    """Accuracy over confidence at one exit, with the number of inputs in each bin."""
+    axes = Axes(220, 210, (0, 1), (0, 1), left=36, right=10, top=8, bottom=66)
+    most = max((b.num for b in bins), default=0) or 1
+    foot, width = axes.y(0), (axes.x(1) - axes.x(0)) / len(bins)
+    parts: list[str] = [element("g", *_unit_grid(axes), aria_hidden="true")]
+    for number, part in enumerate(bins):
+        if part.accuracy is None:
+            continue
+        place = {"x": axes.x(number / len(bins)) + 0.5, "width": width - 1}
+        top, tall = axes.y(part.accuracy), 28 * part.num / most
+        parts.append(element("rect", y=top, height=foot - top, class_="right", **place))
+        parts.append(element("rect", y=foot + 46 - tall, height=tall, class_="count", **place))
+    parts.append(
+        element("line", x1=axes.x(0), y1=foot, x2=axes.x(1), y2=axes.y(1), class_="diagonal")
+    )
+    parts.append(element("text", "confidence, %", x=125, y=206, text_anchor="middle"))
+    parts.append(element("text", "n", x=axes.left - 5, y=foot + 44, text_anchor="end"))
+    total = sum(b.num for b in bins)
+    label = f"Reliability of exit {k} over {total:,} answers; the table below has the figures."
+    return picture(220, 210, *parts, label=label, class_="reliability")
+
+
+def rate_bar(rates: Sequence[float]) -> Markup:
+    """One bar of all exits, which the script resizes."""
+    parts, start = [], 0.0
+    for k, rate in enumerate(rates):
+        fill = exit_colour(k, len(rates))
+        parts.append(element("rect", x=1000 * start, width=1000 * rate, y=0, height=10, fill=fill))
+        start += rate
+    said = ", ".join(f"exit {k} {percent(rate)}" for k, rate in enumerate(rates))
+    return element(
+        "svg",
+        *parts,
+        viewBox="0 0 1000 10",
+        preserveAspectRatio="none",
+        role="img",
+        aria_label=f"Exit rates: {said}",
+        class_="bar",
+        data_bar=True,
+    )
+
+
+# ------------------------------------------------------------------------ accuracy against cost
+def _axes(studies: Sequence[Study], size: tuple[int, int]) -> Axes:
+    costs, accuracies = [1.0], []
+    for study in studies:
+        accuracies.append(study.full.mean)
+        shown = [*study.exits, *study.static, *(p for c in study.curves for p in c.points)]
+        for item in shown:
+            costs.append(item.cost.mean)
+            accuracies += [item.accuracy.mean, item.accuracy.low, item.accuracy.high]
+    x_range = padded(costs, 0.05)
+    return Axes(*size, (max(x_range[0], 0), x_range[1]), padded(accuracies))
+
+
+def _controls_first(study: Study) -> Iterator[Curve]:
+    yield from (curve for curve in study.curves if curve.control)
+    yield from study.policies
+
+
+def _full_line(axes: Axes, study: Study) -> Markup:
+    place = axes.y(study.full.mean)
+    return element(
+        "line", x1=axes.left, x2=axes.width - axes.right, y1=place, y2=place, class_="full"
+    )
+
+
+def _band(axes: Axes, curve: Curve, looks: Looks) -> Markup:
+    """From the lowest to the highest accuracy, where several seeds have the same budgets."""
+    drawn = []
+    for points in _alike(curve):
+        if len(points) > 1 and len(points[0].seeds) > 1:
+            there = [f"{axes.x(p.cost.mean)},{axes.y(p.accuracy.high)}" for p in points]
+            back = [f"{axes.x(p.cost.mean)},{axes.y(p.accuracy.low)}" for p in reversed(points)]
+            drawn.append(element("polygon", points=" ".join(there + back), class_="band"))
+    return element("g", *drawn, class_=looks.colour(curve))
+
+
+def _lines(axes: Axes, number: int, curve: Curve, looks: Looks) -> Markup:
+    drawn = [
+        element(
+            "polyline",
+            points=" ".join(f"{axes.x(p.cost.mean)},{axes.y(p.accuracy.mean)}" for p in points),
+            class_="line",
+            stroke_dasharray=looks.dashes(number, curve),
+        )
+        for points in _alike(curve)
+    ]
+    return element("g", *drawn, class_=looks.colour(curve))
+
+
+def _alike(curve: Curve) -> list[list[Point]]:
+    """Points of the same seeds: only those are joined, as others differ by more than budget."""
+    groups: dict[tuple[int, ...], list[Point]] = {}
+    for point in curve.points:
+        groups.setdefault(point.seeds, []).append(point)
+    return [sorted(group, key=lambda point: point.cost.mean) for group in groups.values()]
+
+
+def _marks(axes: Axes, number: int, study: Study, curve: Curve, looks: Looks) -> Iterator[Markup]:
+    p = next(index for index, other in enumerate(study.curves) if other is curve)
+    for b, point in enumerate(curve.points):
+        some = len(point.seeds) < len(study.seeds)
+        said = mark(study, curve, point)
+        yield element(
+            "g",
+            element("path", d=looks.shape(curve), class_="shape hollow" if some else "shape"),
+            class_=f"mark {looks.colour(curve)}",
+            transform=_at(axes, point.cost.mean, point.accuracy.mean),
+            data_s=number,
+            data_p=p,
+            data_b=b,
+            tabindex=-1,
+            role="button",
+            aria_label=f"{study.name}: {said}" if looks.several else said,
+        )
+
+
+def _exits(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Markup]:
+    prefix, wide = f"{study.name}: " if looks.several else "", axes.width > 600
+    for k, alone in enumerate(study.exits):
+        said = f"{prefix}every input at exit {k}: accuracy {with_range(alone.accuracy)}, "
+        yield _rival(
+            axes,
+            DIAMOND,
+            (alone.cost.mean, alone.accuracy.mean),
+            name=f"{letter(number)}{k}" if looks.several else f"exit {k}" if wide else f"{k}",
+            said=f"{said}cost {with_range(alone.cost)}",
+            class_="exit",
+        )
+
+
+def _rivals(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Markup]:
+    several = letter(number) if looks.several else ""
+    prefix = f"{several}: " if several else ""
+    yield _rival(
+        axes,
+        STAR,
+        (1.0, study.full.mean),
+        name=f"{prefix}full network" if axes.width > 600 else several,
+        said=f"{prefix}full network: accuracy {with_range(study.full)}, cost 100%",
+        class_="star",
+        above=True,
+    )
+    for index, static in enumerate(study.static):
+        said = f"{prefix}{static.name}: accuracy {with_range(static.accuracy)}, "
+        yield _rival(
+            axes,
+            CROSS,
+            (static.cost.mean, static.accuracy.mean),
+            name=several + static_key(index),
+            said=f"{said}cost {with_range(static.cost)}",
+            class_="static",
+        )
+
+
+def _control_names(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Markup]:
+    """What the grey curves are, written at their start."""
+    prefix = f"{letter(number)}: " if looks.several else ""
+    for curve in study.curves:
+        if curve.control:
+            point = min(curve.points, key=lambda point: point.cost.mean)
+            name = element("text", f"{prefix}{curve.policy} (control)", x=10, y=-6, class_="name")
+            place = _at(axes, point.cost.mean, point.accuracy.mean)
+            yield element("g", name, class_="control", transform=place, aria_hidden="true")
+
+
+def _rival(
+    axes: Axes,
+    shape: str,
+    place: tuple[float, float],
+    *,
+    name: str,
+    said: str,
+    class_: str,
+    above: bool = False,
+) -> Markup:
+    """A mark that no budget moves, with its name; near an edge the name turns inwards."""
+    x = axes.x(place[0])
+    above = above or axes.y(place[1]) > axes.height - axes.bottom - 26
+    room = min(x - axes.left, axes.width - axes.right - x)
+    anchor = "middle" if room > 4 * len(name) else "start" if x < axes.width / 2 else "end"
+    text = element(
+        "text", name, y=-12 if above else 21, text_anchor=anchor, class_="name", aria_hidden="true"
+    )
+    return element(
+        "g",
+        element("path", d=shape, class_="shape"),
+        text,
+        class_=f"rival {class_}",
+        transform=_at(axes, *place),
+        tabindex=-1,
+        role="img",
+        aria_label=said,
+    )
+
+
+def _at(axes: Axes, cost: float, accuracy: float) -> str:
+    return f"translate({axes.x(cost):g},{axes.y(accuracy):g})"
+
+
+# ------------------------------------------------------------------------ exits and calibration
+def _column(axes: Axes, point: Point, number: int, left: float, width: float, label: str) -> Markup:
+    parts: list[str] = []
+    start = 0.0
+    for k, rate in enumerate(point.rates):
+        fill = exit_colour(k, len(point.rates))
+        top, foot = axes.y(min(start + rate, 1)), axes.y(start)
+        parts.append(
+            element("rect", x=left, y=top, width=width, height=foot - top, fill=fill, class_="part")
+        )
+        if foot - top > 15 and width > 28:
+            parts.append(
+                element(
+                    "text",
+                    f"{100 * rate:.0f}",
+                    x=left + width / 2,
+                    y=(top + foot) / 2 + 4,
+                    text_anchor="middle",
+                    fill=ink_on(fill),
+                    class_="inside",
+                )
+            )
+        start += rate
+    low, middle = axes.y(0), left + width / 2
+    parts.append(element("text", label, x=middle, y=low + 17, text_anchor="middle"))
+    parts.append(
+        element(
+            "rect",
+            x=left - 2,
+            y=axes.y(1) - 2,
+            width=width + 4,
+            height=low - axes.y(1) + 4,
+            class_="outline",
+        )
+    )
+    parts.append(element("path", d=f"M{middle:.1f},{axes.y(1) - 4}l-6,-9h12z", class_="pointer"))
+    said = ", ".join(f"exit {k} {percent(rate)}" for k, rate in enumerate(point.rates))
+    return element(
+        "g",
+        *parts,
+        class_="column",
+        data_b=number,
+        role="img",
+        aria_label=f"Budget {short_percent(point.budget)}: {said}",
+    )
+
+
+def _share_grid(axes: Axes) -> Iterator[Markup]:
+    for share in (0, 0.25, 0.5, 0.75, 1):
+        place = axes.y(share)
+        yield element(
+            "line", x1=axes.left, x2=axes.width - axes.right, y1=place, y2=place, class_="grid"
+        )
+        yield element("text", f"{100 * share:g}", x=axes.left - 7, y=place + 4, text_anchor="end")
+
+
+def _unit_grid(axes: Axes) -> Iterator[Markup]:
+    yield from _share_grid(axes)
+    for share in (0, 0.5, 1):
+        yield element(
+            "text", f"{100 * share:g}", x=axes.x(share), y=axes.y(0) + 14, text_anchor="middle"
+        )

@@ -1,0 +1,171 @@
+"""The report: one HTML page of several runs, which needs nothing but itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from ..errors import ReportError
+from ..files import write_text
+from . import sections
+from .gallery import exits_at, gallery
+from .looks import Looks
+from .markup import Markup, clean, element, escape, join
+from .method import method
+from .study import Curve, Study, gather
+from .words import class_name, middle, readout
+
+
+def write(
+    runs: Sequence[str | Path | Mapping[str, Any]],
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+) -> Path:
+    """Write one self-contained HTML page from the results of runs.
+
+    Runs of one name that differ in their seed are one study: its figures are means with their
+    range. Runs of other names are other studies, drawn into the same chart. The page makes no
+    request, works offline, and can be read without its script.
+
+    Args:
+        runs: folders of runs, folders of studies (``seed-*`` in them), ``results.json`` files, or
+            what such a file holds.
+        out: the page. Default: ``report.html`` in the folder of the run or study where there is
+            just one, in the current folder otherwise.
+        title: heading of the page; by default the names of the studies.
+
+    Returns:
+        The path that was written.
+
+    Raises:
+        ReportError: if results are missing or do not hold what they must, runs of one name are
+            not alike, or there is no place to write to.
+
+    Example:
+        >>> report.write(["runs/digits"])
+        PosixPath('runs/digits/report.html')
+    """
+    from .schema import read_runs  # pydantic is slow to import
+
+    studies = gather(read_runs(runs))
+    path = _place(runs, out)
+    write_text(path, build(studies, title=title))
+    return path
+
+
+def build(studies: Sequence[Study], *, title: str | None = None) -> str:
+    """Make the page as text."""
+    heading = title or " \N{MIDDLE DOT} ".join(study.name for study in studies)
+    style, script = _asset("page.css"), _asset("page.js")
+    policy = (
+        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
+        f"script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"
+    )
+    return Template(_asset("page.html")).substitute(
+        title=escape(heading),
+        policy=policy,
+        style=style,
+        script=script,
+        body=_body(studies, heading),
+        data=_embedded(_data(studies)),
+    )
+
+
+def _body(studies: Sequence[Study], heading: str) -> Markup:
+    looks = Looks(studies)
+    kind = (
+        "Early-exit report" if len(studies) == 1 else f"Early-exit report, {len(studies)} studies"
+    )
+    return join(
+        element("header", element("p", kind, class_="kind"), element("h1", heading)),
+        element(
+            "main",
+            sections.summary(studies, looks),
+            sections.controls(studies, looks),
+            sections.reading(studies),
+            sections.trade(studies, looks),
+            sections.exits(studies, looks),
+            sections.calibration(studies, looks),
+            gallery(studies, looks),
+            sections.timings(studies, looks),
+            method(studies),
+        ),
+    )
+
+
+def _data(studies: Sequence[Study]) -> dict[str, Any]:
+    """What the script needs: texts are made here, so that they are worded in one place."""
+    return {"studies": [_study_data(study) for study in studies]}
+
+
+def _study_data(study: Study) -> dict[str, Any]:
+    pictures = study.gallery
+    known = {}
+    if pictures:
+        numbers = {*pictures.samples.labels, *(a for row in pictures.samples.answers for a in row)}
+        known = {
+            "labels": pictures.samples.labels,
+            "answers": pictures.samples.answers,
+            "classes": {n: clean(class_name(study, n)) for n in sorted(numbers)},
+        }
+    return {
+        "name": study.name,
+        "curves": [_curve_data(study, curve) for curve in study.curves],
+        **known,
+    }
+
+
+def _curve_data(study: Study, curve: Curve) -> dict[str, Any]:
+    return {
+        "policy": curve.policy,
+        "control": curve.control,
+        "middle": middle(curve),
+        "points": [
+            {
+                "budget": point.budget,
+                "rates": [round(rate, 5) for rate in point.rates],
+                "text": readout(study, curve, point),
+                "exits": exits_at(study.gallery, curve, point) if study.gallery else None,
+            }
+            for point in curve.points
+        ],
+    }
+
+
+def _embedded(data: Any) -> str:
+    """JSON that no text in it can leave: a script element ends at the first `</script`."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _asset(name: str) -> str:
+    return (files(__package__ or "offramp.report") / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """Name the content for the security policy, so that only this script and style count."""
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
+
+
+def _place(runs: Sequence[str | Path | Mapping[str, Any]], out: str | Path | None) -> Path:
+    if out is not None:
+        path = Path(out)
+        if path.is_dir():
+            raise ReportError(f"wanted a file to write the page to, got the folder {path}")
+        return path
+    if len(runs) != 1:
+        return Path("report.html")
+    if isinstance(runs[0], Mapping):
+        raise ReportError("wanted out, the page to write, as a mapping has no folder; got None")
+    given = Path(runs[0])
+    return (given.parent if given.is_file() else given) / "report.html"

@@ -1,0 +1,197 @@
+"""Numbers and sentences of the report, in plain words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from .markup import clean
+from .study import Curve, Point, Spread, Study, Timing
+
+COST = {
+    "macs": "multiply-accumulates",
+    "params": "parameters",
+    "latency_ms": "measured time of the segments",
+}
+
+
+def percent(share: float, digits: int = 1) -> str:
+    """Write a share as a percentage, `0.5` as `50.0%`."""
+    return f"{100 * share:.{digits}f}%".replace("-", "\N{MINUS SIGN}")
+
+
+def short_percent(share: float) -> str:
+    """Write a share as a percentage without digits that say nothing, `0.5` as `50%`."""
+    return f"{100 * share:.4g}%".replace("-", "\N{MINUS SIGN}")
+
+
+def count(number: float) -> str:
+    """Write a count with separators, a large one with a prefix: `2,000`, `12.6 M`."""
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {prefix}"
+    return f"{number:,.0f}"
+
+
+def runs(number: int) -> str:
+    """Write how many runs a figure is of."""
+    return "1 seed" if number == 1 else f"{number} seeds"
+
+
+def range_of(spread: Spread, digits: int = 1) -> str:
+    """Say from where to where the runs reach: `90.9% to 91.5% over 3 seeds`."""
+    if spread.num == 1:
+        return "1 seed"
+    low, high = (percent(value, digits) for value in (spread.low, spread.high))
+    return f"{low} to {high} over {spread.num} seeds"
+
+
+def with_range(spread: Spread, digits: int = 1) -> str:
+    """Write a mean share with its range, where the runs differ."""
+    mean = percent(spread.mean, digits)
+    low, high = (f"{100 * value:.{digits}f}" for value in (spread.low, spread.high))
+    if low == high:
+        return mean
+    return f"{mean} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+
+def drop(value: float) -> str:
+    """Say how an accuracy compares with the full network's, from what it loses against it."""
+    lost = round(100 * abs(value), 1)
+    if not lost:
+        return "the same accuracy"
+    return f"{lost:.1f} percentage points {'less' if value > 0 else 'more'}"
+
+
+def points(gain: float) -> str:
+    """Write a difference of shares in percentage points, with its sign."""
+    rounded = round(100 * gain, 1)
+    text = f"{rounded:+.1f}" if rounded else "0.0"  # never "-0.0"
+    return f"{text} points".replace("-", "\N{MINUS SIGN}")
+
+
+def plain(value: float) -> str:
+    """Write a figure with three digits that count, and never with an exponent."""
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 2
+    return f"{value:,.{max(digits, 0)}f}"
+
+
+def seeds_of(study: Study, point: Point) -> str:
+    """Say from which seeds a point is: all of them, or which where some lack the budget."""
+    if len(point.seeds) == len(study.seeds):
+        return runs(len(point.seeds))
+    named = ", ".join(str(seed) for seed in point.seeds)
+    return f"{len(point.seeds)} of {len(study.seeds)} seeds: {named}"
+
+
+def middle(curve: Curve) -> int:
+    """Number of the point at the middle budget."""
+    return len(curve.points) // 2
+
+
+def num_test(study: Study) -> str:
+    """Say how many inputs the test part has."""
+    low, high = min(study.num_test), max(study.num_test)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def headline(study: Study) -> list[str]:
+    """Sentences on a study at the middle budget of its first policy: what came out, in words."""
+    if not study.policies:
+        return [_without_policy(study)]
+    curve = study.policies[0]
+    point = curve.points[middle(curve)]
+    return [*_at_budget(study, curve, point), *_on_the_clock(study, curve, point)]
+
+
+def readout(study: Study, curve: Curve, point: Point) -> dict[str, str]:
+    """Texts that stand beside the slider."""
+    return {
+        "study": clean(study.name),
+        "policy": clean(curve.policy) + (" (control)" if curve.control else ""),
+        "budget": short_percent(point.budget),
+        "seeds": seeds_of(study, point),
+        "cost": percent(point.cost.mean),
+        "cost-range": range_of(point.cost),
+        "accuracy": percent(point.accuracy.mean),
+        "accuracy-range": range_of(point.accuracy),
+        "drop": points(-point.drop.mean),
+        "drop-range": f"full network: {percent(study.full.mean)}",
+        "left": percent(point.left.mean, 0),
+        "left-range": range_of(point.left, 0),
+    }
+
+
+def class_name(study: Study, number: int) -> str:
+    """Name of a class, or its number where it has none."""
+    names = study.class_names
+    if number < 0:  # a target that does not count
+        return "no label"
+    return names[number] if number < len(names) else f"class {number}"
+
+
+def mark(study: Study, curve: Curve, point: Point) -> str:
+    """Say what a mark of a curve stands for."""
+    control = " (control)" if curve.control else ""
+    return (
+        f"{curve.policy}{control}, budget {short_percent(point.budget)}: "
+        f"accuracy {with_range(point.accuracy)}, cost {with_range(point.cost)}, "
+        f"{percent(point.left.mean, 0)} left early; {seeds_of(study, point)}"
+    )
+
+
+def _without_policy(study: Study) -> str:
+    last = study.exits[-1]
+    exits = "one exit" if study.num_exits == 1 else f"{study.num_exits} exits and no exit policy"
+    return (
+        f"With {exits}, this network reaches {percent(last.accuracy.mean)} accuracy on "
+        f"{num_test(study)} test inputs for {percent(last.cost.mean)} of the full network's "
+        f"{COST[study.unit]}; the full network reaches {percent(study.full.mean)}."
+    )
+
+
+def _at_budget(study: Study, curve: Curve, point: Point) -> list[str]:
+    alike = drop(point.drop.mean) == "the same accuracy"
+    said = [
+        f"Asked to spend {short_percent(point.budget)} of the full network's {COST[study.unit]}, "
+        f"the policy {curve.policy} spends {percent(point.cost.mean)} and reaches "
+        f"{percent(point.accuracy.mean)} accuracy on {num_test(study)} test inputs.",
+        f"The full network reaches {percent(study.full.mean)}"
+        f"{'' if alike else f', so this is {drop(point.drop.mean)}'}.",
+        f"{percent(point.left.mean, 0)} of the inputs leave before the last exit.",
+    ]
+    if len(point.seeds) > 1:
+        said.append(f"These are means over {runs(len(point.seeds))}.")
+    return said
+
+
+def _on_the_clock(study: Study, curve: Curve, point: Point) -> list[str]:
+    """What was measured, or that nothing was: a smaller cost is no promise of a shorter time."""
+    if not study.timings:
+        return [f"No times were measured; fewer {COST[study.unit]} alone promise no shorter time."]
+    here = [
+        timing
+        for timing in study.timings
+        if timing.policy == curve.policy and round(timing.budget, 6) == point.key
+    ]
+    if not here:
+        return [
+            "Times were measured at other budgets: see \N{LEFT DOUBLE QUOTATION MARK}Measured "
+            "times\N{RIGHT DOUBLE QUOTATION MARK} below."
+        ]
+    return [_timed(sorted(here, key=lambda timing: timing.batch_size))]
+
+
+def _timed(timings: Sequence[Timing]) -> str:
+    said = [
+        f"{plain(timing.ms.mean)} ms per input against {plain(timing.full_ms.mean)} ms for the "
+        f"full network at batch size {timing.batch_size}, {_times(timing.speed_up.mean)}"
+        for timing in timings
+    ]
+    return f"Measured on the clock: {'; '.join(said)}."
+
+
+def _times(speed_up: float) -> str:
+    if speed_up < 1:
+        return f"so {1 / speed_up:.2f} times as long"
+    return f"a measured speed-up of {speed_up:.2f}"

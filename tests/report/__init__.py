@@ -1,0 +1,1 @@
+"""The report: its door, its studies, its page."""
