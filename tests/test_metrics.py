@@ -13,7 +13,14 @@ from torchmetrics.functional.classification import (
 
 from offramp import metrics as metrics_module
 from offramp.errors import ValidationError
-from offramp.metrics import ExitMetrics, Figures, measure_answers, measure_exits, measure_units
+from offramp.metrics import (
+    ExitMetrics,
+    Figures,
+    measure_answers,
+    measure_exits,
+    measure_units,
+    reliability,
+)
 from offramp.types import Records
 
 
@@ -224,3 +231,26 @@ def test_nothing_that_counts_is_an_error() -> None:
         measure_exits(Records.from_arrays(logits, targets))
     with pytest.raises(ValidationError, match="at least one target that counts"):
         measure_answers([(logits[0], torch.ones(4, dtype=torch.long))], ignore_index=1)
+
+
+def test_reliability_bins_are_those_of_a_literal_loop() -> None:
+    logits, targets = torch.randn(2, 200, 4) * 2, torch.arange(200) % 4
+    targets[:3] = -100
+    found = reliability(Records.from_arrays(logits, targets))
+    for k, bins in enumerate(found):
+        sums = [[0, 0, 0.0] for _ in range(15)]
+        for row, target in zip(logits[k], targets.tolist(), strict=True):
+            if target < 0:
+                continue
+            top = float(row.softmax(0).max())
+            place = next(i for i in range(15) if top <= (i + 1) / 15 + 1e-6)
+            sums[place][0] += 1
+            sums[place][1] += int(row.argmax()) == target
+            sums[place][2] += top
+        for one, (count, right, confidence) in zip(bins, sums, strict=True):
+            assert one["count"] == count
+            if not count:
+                assert one["accuracy"] is None and one["confidence"] is None
+                continue
+            assert one["accuracy"] == pytest.approx(right / count)
+            assert one["confidence"] == pytest.approx(confidence / count, abs=1e-6)

@@ -35,6 +35,10 @@ class ExitResult:
     cost: float  # relative to the original network
     rate: float | None = None  # share of inputs that a policy lets leave here; None without one
 
+    def to_dict(self) -> dict[str, Any]:
+        """Give plain numbers, fit for JSON; a figure that is not finite is None."""
+        return _plain(asdict(self))
+
 
 @dataclass(frozen=True)
 class Result:

@@ -168,11 +168,35 @@ def measure_answers(answers: Iterable[tuple[Tensor, Tensor]], ignore_index: int 
     return metrics.compute()
 
 
+def reliability(records: Records, ignore_index: int = -100) -> list[list[dict[str, Any]]]:
+    """How often each exit is right when it is so sure: K lists of 15 bins of equal width.
+
+    Args:
+        records: the test part.
+        ignore_index: a target that does not count, beside the negative ones.
+
+    Returns:
+        For each exit and bin, rising: mean ``confidence`` and ``accuracy`` (None in an empty bin)
+        and ``count``, the number of units.
+    """
+    metrics = [ExitMetrics(sync_on_compute=False) for _ in range(records.num_exits)]
+    for shard in records:
+        for rows in chunks(shard.targets, records.num_classes):
+            for metric, out in zip(metrics, shard.outputs, strict=True):
+                metric.update(measure_units(out.logits[rows], shard.targets[rows], ignore_index))
+    return [[_bin(*column) for column in metric.bins.T.tolist()] for metric in metrics]
+
+
 def chunks(targets: Tensor, num_classes: int) -> Iterator[slice]:
     """Split rows so that their logits, at the targets' resolution, take little memory."""
     num = len(targets)
     step = max(1, _ELEMENTS * num // max(1, targets.numel() * num_classes))
     return (slice(start, start + step) for start in range(0, num, step))
+
+
+def _bin(count: float, right: float, confidence: float) -> dict[str, Any]:
+    means = (None, None) if not count else (confidence / count, right / count)
+    return {"confidence": means[0], "accuracy": means[1], "count": int(count)}
 
 
 def _bin_sums(units: Units) -> list[Tensor]:
