@@ -146,3 +146,17 @@ def test_training_through_offramp_trains_the_original_network() -> None:
 def test_network_that_is_no_module_is_refused() -> None:
     with pytest.raises(ValidationError, match=r"wanted a torch.nn.Module.*got str"):
         attach("resnet18", ["layer1"], example=torch.zeros(1, 3, 8, 8))
+
+
+def test_attached_model_knows_its_recipe_and_nothing_of_the_example_but_its_shape() -> None:
+    network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = attach(network, ("1",), example=torch.full((5, 4), 7.5), gate=True)
+    assert model.recipe is not None
+    assert model.recipe.name == "attach"
+    assert model.recipe.options == {
+        "at": ["1"],
+        "num_classes": None,
+        "head": "auto",
+        "gate": True,
+        "example": {"shape": [4], "dtype": "float32"},
+    }

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from offramp.errors import ValidationError
 from offramp.heads import LinearHead
-from offramp.model import MultiExitModel
+from offramp.model import MultiExitModel, Recipe, create_model
 from offramp.types import ExitOutput
 
 
@@ -90,3 +90,13 @@ def test_segments_and_heads_that_differ_in_number_are_refused(some: list, answer
         ValidationError, match=rf"got {len(some)} segments and {len(answers)} heads"
     ):
         MultiExitModel(some, answers)
+
+
+def test_model_that_was_created_knows_its_recipe() -> None:
+    options = {"depth": 8, "at": ["layer1"]}
+    model = create_model("resnet_cifar", **options)
+    assert model.recipe == Recipe("resnet_cifar", {"depth": 8, "at": ["layer1"]})
+    options["depth"] = 14  # what the caller does with the options later is no matter
+    assert model.recipe.options["depth"] == 8
+    assert copy.deepcopy(model).recipe == model.recipe
+    assert MultiExitModel(segments(), heads()).recipe is None

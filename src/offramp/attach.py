@@ -10,8 +10,9 @@ from torch import nn
 from .backbones.cut import cut
 from .backbones.encoder import cut_stack, is_stack
 from .errors import PlaceError, ValidationError
+from .examples import describe
 from .heads.build import HeadSpecs
-from .model import MultiExitModel
+from .model import MultiExitModel, Recipe
 from .trees import State
 
 
@@ -60,4 +61,9 @@ def attach(
     make = cut_stack if is_stack(network) else cut
     with torch.inference_mode(False):  # heads made in inference mode could not be trained
         parts = make(network, at, example, num_classes=num_classes, head=head, gate=gate)
-    return MultiExitModel(parts.segments, parts.heads, network=parts.network, compact=parts.compact)
+    model = MultiExitModel(
+        parts.segments, parts.heads, network=parts.network, compact=parts.compact
+    )
+    options = {"at": list(at), "num_classes": num_classes, "head": head, "gate": gate}
+    model.recipe = Recipe("attach", {**options, "example": describe(example)})
+    return model

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,6 +13,13 @@ from .errors import ValidationError
 from .registry import models
 from .trees import State, take
 from .types import ExitOutput
+
+
+class Recipe(NamedTuple):
+    """How a model was made: enough to make it again, weights aside."""
+
+    name: str  # of a registered model, or "attach"
+    options: dict[str, Any]
 
 
 class MultiExitModel(nn.Module):
@@ -35,6 +42,7 @@ class MultiExitModel(nn.Module):
 
     segments: nn.ModuleList
     heads: nn.ModuleList
+    recipe: Recipe | None  # set by `create_model` and `attach`; a bundle needs it
 
     def __init__(
         self,
@@ -50,6 +58,7 @@ class MultiExitModel(nn.Module):
                 f"wanted one head per segment, got {len(segments)} segments and {len(heads)} heads"
             )
         self._compact = compact
+        self.recipe = None
         self.network = network
         if network is None:
             self.segments = nn.ModuleList(segments)
@@ -114,6 +123,7 @@ def create_model(
     )
     if checkpoint is not None:
         parts.load_public(model, checkpoint)
+    model.recipe = Recipe(name, dict(options))
     return model
 
 

@@ -322,11 +322,11 @@ def _write(shards: Iterable[Shard], folder: Path) -> None:
 
 
 def _save(shard: Shard, file: Path) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with replacing(file) as partial:
         named = {name: tensor.contiguous() for name, tensor in _named(shard).items()}
-        save_file(named, partial, _MARK)
+        partial.write_bytes(save(named, _MARK))  # save_file lets nobody else read what it writes
 
 
 def _says(file: Path, text: str | None) -> bool:

@@ -169,6 +169,15 @@ def test_cifar_resnet_starts_from_he_initialisation_over_the_fan_in() -> None:
             )
 
 
+@pytest.mark.parametrize("name", ["resnet_cifar", "resnet20_cifar"])
+def test_cifar_resnet_takes_images_of_other_channels(name: str) -> None:
+    options = {"in_channels": 1} | ({"depth": 8} if name == "resnet_cifar" else {})
+    model = create_model(name, **options).eval()
+    assert model.network.conv1.weight.shape == (16, 1, 3, 3)
+    with torch.no_grad():
+        assert model(torch.randn(2, 1, 28, 28))[-1].logits.shape == (2, 10)
+
+
 # --------------------------------------------------------------------------- names and errors
 def test_cifar_resnet_depths_are_listed_and_built() -> None:
     depths = {name: int(name[6:-6]) for name in list_models("resnet*_cifar") if name[6] != "_"}
@@ -187,6 +196,7 @@ def test_cifar_resnet_depths_are_listed_and_built() -> None:
         ({"block": "wide"}, ValidationError, "wanted a block basic or bottleneck, got 'wide'"),
         ({"shortcut": "C"}, ValidationError, "wanted a shortcut A or B, got 'C'"),
         ({"num_classes": 0}, ValidationError, "wanted num_classes .* got 0"),
+        ({"in_channels": 0}, ValidationError, "wanted in_channels .* got 0"),
         ({"depth": 8, "at": ["layer9"]}, PlaceError, "layer9"),
         ({"depth": 8, "at": "layer1"}, PlaceError, "wanted a list"),
         ({"width": 3}, OptionError, "it takes"),

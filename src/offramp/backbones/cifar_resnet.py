@@ -31,15 +31,16 @@ def resnet_cifar(
     block: BlockKind = "basic",
     shortcut: Shortcut = "A",
     num_classes: int = 10,
+    in_channels: int = 3,
     at: Sequence[str] = ("layer1", "layer2"),
     head: HeadSpecs = "auto",
     gate: bool = False,
 ) -> Parts:
     """A CIFAR ResNet of any depth, cut where exits go.
 
-    Takes images [N, 3, H, W]. ``layer1``, ``layer2`` and ``layer3`` give maps of 16, 32 and 64
-    channels (four times as many with bottlenecks) at 1, 1/2 and 1/4 of the resolution; their blocks
-    are ``layer1.0`` and so on.
+    Takes images [N, in_channels, H, W]. ``layer1``, ``layer2`` and ``layer3`` give maps of 16, 32
+    and 64 channels (four times as many with bottlenecks) at 1, 1/2 and 1/4 of the resolution; their
+    blocks are ``layer1.0`` and so on.
 
     Args:
         depth: layers with weights: 6n + 2 with basic blocks, 9n + 2 with bottlenecks. The
@@ -48,6 +49,7 @@ def resnet_cifar(
         shortcut: where shapes change, ``A`` takes every second position and pads channels with
             zeros, ``B`` projects by a 1 x 1 convolution and batch norm.
         num_classes: number of classes, C.
+        in_channels: channels of the images: 3, or 1 for shades of grey.
         at: names of modules after which early exits go; none gives the plain network.
         head: kind of the early heads, see `offramp.attach`.
         gate: give each early exit a gate.
@@ -61,16 +63,18 @@ def resnet_cifar(
         >>> [tuple(out.logits.shape) for out in model(torch.zeros(8, 3, 32, 32))]
         [(8, 10), (8, 10), (8, 10)]
     """
-    network = CifarResNet(depth, num_classes, block=block, shortcut=shortcut)
-    example = torch.zeros(2, 3, 32, 32)
+    network = CifarResNet(
+        depth, num_classes, block=block, shortcut=shortcut, in_channels=in_channels
+    )
+    example = torch.zeros(2, in_channels, 32, 32)
     return cut(network, at, example, num_classes=num_classes, head=head, gate=gate)
 
 
 class CifarResNet(nn.Module):
-    """The plain network: images [N, 3, H, W] to logits [N, C].
+    """The plain network: images [N, in_channels, H, W] to logits [N, C].
 
     Args:
-        depth, num_classes, block, shortcut: see `resnet_cifar`.
+        depth, num_classes, block, shortcut, in_channels: see `resnet_cifar`.
 
     Raises:
         ValidationError: if there is no such network.
@@ -83,24 +87,26 @@ class CifarResNet(nn.Module):
         *,
         block: BlockKind = "basic",
         shortcut: Shortcut = "A",
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         blocks = _blocks_per_stage(depth, block)
         if shortcut not in ("A", "B"):
             raise ValidationError(f"wanted a shortcut A or B, got {shortcut!r}")
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValidationError(
-                f"wanted num_classes as a whole number of at least 1, got {num_classes!r}"
-            )
+        for name, value in (("num_classes", num_classes), ("in_channels", in_channels)):
+            if not isinstance(value, int) or value < 1:
+                raise ValidationError(
+                    f"wanted {name} as a whole number of at least 1, got {value!r}"
+                )
         kind = Basic if block == "basic" else Bottleneck
-        self.conv1 = _conv(3, _WIDTHS[0], 3)
+        self.conv1 = _conv(in_channels, _WIDTHS[0], 3)
         self.bn1 = nn.BatchNorm2d(_WIDTHS[0])
         self.layer1, self.layer2, self.layer3 = _stages(kind, blocks, shortcut)
         self.linear = nn.Linear(_WIDTHS[-1] * kind.expansion, num_classes)
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits, [N, 3, H, W] -> [N, C]."""
+        """Logits, [N, in_channels, H, W] -> [N, C]."""
         x = F.relu(self.bn1(self.conv1(x)))
         x = self.layer3(self.layer2(self.layer1(x)))
         return self.linear(x.mean((2, 3)))
@@ -170,13 +176,20 @@ def _at_depth(depth: int) -> Callable[..., Parts]:
     def build(
         *,
         num_classes: int = 10,
+        in_channels: int = 3,
         at: Sequence[str] = ("layer1", "layer2"),
         head: HeadSpecs = "auto",
         gate: bool = False,
         shortcut: Shortcut = "A",
     ) -> Parts:
         return resnet_cifar(
-            depth=depth, shortcut=shortcut, num_classes=num_classes, at=at, head=head, gate=gate
+            depth=depth,
+            shortcut=shortcut,
+            num_classes=num_classes,
+            in_channels=in_channels,
+            at=at,
+            head=head,
+            gate=gate,
         )
 
     build.__name__ = f"resnet{depth}_cifar"

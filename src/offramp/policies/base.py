@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -232,6 +233,22 @@ class ExitPolicy(nn.Module, ABC):
             )
         self._restore(self.points[point])
         return self
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's options by name, but for ``num_exits``: enough to make it again.
+
+        A policy with options of its own keeps each of them as an attribute of the same name.
+
+        Raises:
+            UnsupportedError: if it does not keep one.
+        """
+        names = [n for n in inspect.signature(type(self)).parameters if n != "num_exits"]
+        lost = [n for n in names if n != "temperature" and not hasattr(self, n)]
+        if lost:
+            raise UnsupportedError(
+                f"wanted the options {lost} of {type(self).__name__} as attributes of it, got none"
+            )
+        return {n: self.fit_temperature if n == "temperature" else getattr(self, n) for n in names}
 
     # ------------------------------------------------------------------- helpers
     def _fit_drop(self, records: Records, costs: Tensor, max_drop: float) -> None:

@@ -17,7 +17,7 @@ class Fixed(ExitPolicy):
 
     Args:
         num_exits: number of exits, K.
-        exit: the exit that answers; by default the last. A later `fit` chooses anew.
+        exit: the exit that answers; by default the last. A later `ExitPolicy.fit` chooses anew.
         temperature, reduce: as for every policy; the answers alone depend on the temperature.
 
     Raises:
@@ -40,6 +40,7 @@ class Fixed(ExitPolicy):
         chosen = num_exits - 1 if exit is None else exit
         if not 0 <= chosen < num_exits:
             raise ValidationError(f"wanted an exit in 0..{num_exits - 1}, got {exit}")
+        self.exit = chosen
         self.thresholds.copy_(self._leave_at(chosen))
 
     def score(self, k: int, out: ExitOutput, carry: Carry) -> tuple[Tensor, Carry]:
