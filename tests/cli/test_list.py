@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from offramp.cli import app
+from offramp.recipes import list_recipes, recipe_summary
 from offramp.registry import datasets, models, objectives, policies
 
 REGISTRIES = {
@@ -21,13 +22,20 @@ def run(*words: str) -> str:
 
 
 def test_list_json_is_the_registries() -> None:
-    assert json.loads(run("--json")) == {kind: r.names() for kind, r in REGISTRIES.items()}
+    registered = {kind: registry.names() for kind, registry in REGISTRIES.items()}
+    assert json.loads(run("--json")) == {"recipes": list_recipes(), **registered}
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_list_shows_every_name_of_a_kind(kind: str) -> None:
     shown = [line.split()[0] for line in run(kind).splitlines()[1:]]
     assert shown == REGISTRIES[kind].names()
+
+
+def test_list_shows_every_recipe_and_what_it_says_of_itself() -> None:
+    shown = [line.strip().split(maxsplit=1) for line in run("recipes").splitlines()[1:]]
+    assert shown == [[name, recipe_summary(name)] for name in list_recipes()]
+    assert list(json.loads(run("recipes", "cifar*", "--json"))["recipes"]) == list_recipes("cifar*")
 
 
 def test_list_filters_by_pattern() -> None:
@@ -41,7 +49,10 @@ def test_list_shows_what_an_entry_says_of_itself() -> None:
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (["polices"], "did you mean 'policies'? valid: models, objectives, policies, datasets"),
+        (
+            ["polices"],
+            "did you mean 'policies'? valid: recipes, models, objectives, policies, datasets",
+        ),
         (["policies", "zz*"], "got 'zz*'"),
     ],
 )

@@ -1,45 +1,40 @@
 """The command line: one file per verb, thin over the library.
 
-Nothing here imports torch before a verb runs, so that ``--help`` is quick.
+Nothing here imports torch before a verb runs.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import typer
-from typer.core import TyperGroup
 
-from ..errors import OfframpError
+from .copy import copy
 from .demo import demo
+from .eval import evaluate
+from .fit import fit
+from .frame import Verbs, root
 from .list import list_names
-
-
-class _Verbs(TyperGroup):
-    """Verbs whose errors on purpose become one line on stderr and exit code 2."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except OfframpError as error:
-            typer.echo(f"offramp: {' '.join(str(error).split())}", err=True)
-            raise typer.Exit(2) from None
-
+from .predict import predict
+from .profile import profile
+from .report import report
+from .train import train
 
 app = typer.Typer(
-    cls=_Verbs,
+    cls=Verbs,
     name="offramp",
-    help="Neural networks that answer early.",
-    epilog="Example: offramp demo",
-    no_args_is_help=True,
+    subcommand_metavar="VERB ...",
+    epilog="`offramp VERB --help` has examples of each. First look: offramp demo",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
 )
-app.command("demo")(demo)
-app.command("list")(list_names)
-
-
-@app.callback()
-def _root() -> None:
-    """Neural networks that answer early."""
+app.command("demo", short_help="See a network answer early, within a minute.")(demo)
+app.command("list", short_help="List recipes, models, objectives, policies, data sets.")(list_names)
+app.command("copy", short_help="Write a recipe to a file of your own.")(copy)
+app.command("train", short_help="Train a recipe, to a folder with a bundle.")(train)
+app.command("profile", short_help="Show what each exit costs, counted and timed.")(profile)
+app.command("fit", short_help="Fit policies to budgets.")(fit)
+app.command("eval", short_help="Score fitted policies on the test part.")(evaluate)
+app.command("report", short_help="Write a page about one or several runs.")(report)
+app.command("predict", short_help="Answer for image files.")(predict)
+app.callback(invoke_without_command=True)(root)

@@ -11,7 +11,7 @@ import typer
 
 from ..errors import UnknownNameError
 
-KINDS = ("models", "objectives", "policies", "datasets")
+KINDS = ("recipes", "models", "objectives", "policies", "datasets")
 
 Kind = Annotated[str | None, typer.Argument(help=f"One of {', '.join(KINDS)}; all where left out.")]
 Pattern = Annotated[str, typer.Argument(help="Shell pattern that names must match.")]
@@ -19,16 +19,17 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON: kinds, each with
 
 
 def list_names(kind: Kind = None, pattern: Pattern = "*", as_json: Json = False) -> None:
-    """List what can be named: models, objectives, policies, data sets.
+    """List what can be named: recipes, models, objectives, policies, data sets.
 
     \b
     Examples:
       offramp list
+      offramp list recipes
       offramp list models "resnet*"
       offramp list policies --json
     """  # noqa: D301 - typer keeps the lines after a backspace as they are
     kinds = KINDS if kind is None else (_known(kind),)
-    found = {each: _registry(each).names(pattern) for each in kinds}
+    found = {each: _names(each, pattern) for each in kinds}
     if not any(found.values()):
         raise UnknownNameError(
             f"wanted a pattern that some name of {', '.join(kinds)} matches, got {pattern!r}"
@@ -42,6 +43,14 @@ def _known(kind: str) -> str:
     near = difflib.get_close_matches(kind, KINDS, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UnknownNameError(f"nothing to list is called {kind!r}; {hint}valid: {', '.join(KINDS)}")
+
+
+def _names(kind: str, pattern: str) -> list[str]:
+    if kind == "recipes":
+        from ..recipes import list_recipes
+
+        return list_recipes(pattern)
+    return _registry(kind).names(pattern)
 
 
 def _registry(kind: str) -> Any:
@@ -61,4 +70,8 @@ def _table(found: dict[str, list[str]]) -> str:
 
 def _summary(kind: str, name: str) -> str:
     """First line of what the entry says about itself."""
+    if kind == "recipes":
+        from ..recipes import recipe_summary
+
+        return recipe_summary(name)
     return (inspect.getdoc(_registry(kind).get(name)) or "").partition("\n")[0]

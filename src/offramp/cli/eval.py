@@ -1,0 +1,77 @@
+"""`offramp eval`: fitted policies scored on the test part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .spread import spread
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Path_ = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a study.")]
+Clock = Annotated[bool, typer.Option("--clock", help="Also time the first policy, measured.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+
+
+def evaluate(run: Path_, clock: Clock = False, quiet: Quiet = False, as_json: Json = False) -> None:
+    """Score the fitted policies on the test part: accuracy, cost and exit rates at every budget.
+
+    The model runs over the test part once and its records are kept; scoring again replays them.
+
+    \b
+    Examples:
+      offramp eval runs/mnist
+      offramp eval runs/mnist --clock
+      offramp eval runs/mnist --json > results.json
+    """  # noqa: D301 - typer keeps the lines after a backspace as they are
+    from ..runs import open_runs, score
+
+    results = [score(each, clock=clock, progress=not quiet) for each in open_runs(run)]
+    if as_json:
+        typer.echo(json.dumps(results if len(results) > 1 else results[0], indent=1))
+        return
+    from rich.console import Console
+
+    screen = Console(highlight=False)
+    screen.print(table(results))
+    typer.echo(f"Next: offramp report {run}")
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    """Mean and spread over seeds of every exit, policy and control at every budget."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    seeds = f", {len(results)} seeds: mean ± standard deviation" if len(results) > 1 else ""
+    made.title = f"{results[0]['name']}: {results[0]['num_test']} test inputs{seeds}"
+    made.caption = "cost in multiply-accumulates, the full network's = 1; controls cannot run"
+    made.title_justify = made.caption_justify = "left"
+    for number, name in enumerate(("", "budget", "right, %", "cost", "leave at each exit, %")):
+        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+    for k in range(results[0]["num_exits"]):
+        exits = [each["exits"][k] for each in results]
+        right = spread([100 * one["top1"] for one in exits], 2)
+        made.add_row(f"all at exit {k}", "", right, spread([one["cost"] for one in exits], 3), "")
+    for name in results[0]["curves"]:
+        made.add_section()
+        control = " (control)" if name in results[0]["controls"] else ""
+        for at, point in enumerate(results[0]["curves"][name]):
+            made.add_row(f"{name}{control}", f"{point['budget']:g}", *_row(results, name, at))
+    return made
+
+
+def _row(results: list[dict[str, Any]], name: str, at: int) -> list[str]:
+    points = [each["curves"][name][at] for each in results]
+    rates = zip(*[point["exit_rates"] for point in points], strict=True)
+    return [
+        spread([100 * point["accuracy"] for point in points], 2),
+        spread([point["cost"] for point in points], 3),
+        " ".join(f"{100 * sum(each) / len(each):.0f}" for each in rates),
+    ]

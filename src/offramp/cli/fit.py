@@ -1,0 +1,59 @@
+"""`offramp fit`: policies fitted to budgets on the calibration part."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Path_ = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a study.")]
+Policy = Annotated[
+    list[str] | None,
+    typer.Option(help="Name of a policy; repeat for several. By default those of the recipe."),
+]
+Budgets = Annotated[
+    list[float] | None,
+    typer.Option("--budget", help="Mean cost, as a share of the full network's; repeat."),
+]
+Unit = Annotated[str, typer.Option(help="What the cost is counted in: macs or params.")]
+Json = Annotated[bool, typer.Option("--json", help="Print what was fitted as JSON.")]
+
+
+def fit(
+    run: Path_,
+    policy: Policy = None,
+    budget: Budgets = None,
+    unit: Unit = "macs",
+    as_json: Json = False,
+) -> None:
+    """Fit policies to budgets, on the calibration part of a trained run.
+
+    Every budget becomes an operating point. The first policy, set to the first budget, goes into
+    the run's bundle.
+
+    \b
+    Examples:
+      offramp fit runs/mnist
+      offramp fit runs/mnist --policy entropy --budget 0.5
+      offramp fit runs/mnist --policy max_prob --policy margin --budget 0.3 --budget 0.5
+    """  # noqa: D301 - typer keeps the lines after a backspace as they are
+    from ..config import load_config
+    from ..runs import fit_policies, open_runs
+
+    changes = [] if policy is None else [f"policies={json.dumps(policy)}"]
+    changes += [] if budget is None else [f"budgets={json.dumps(budget)}"]
+    runs = [(each, load_config(each.path, changes)) for each in open_runs(run)]
+    told = []
+    for each, config in runs:
+        fitted = fit_policies(each, config.policies, config.budgets, unit=unit)
+        points = list(fitted[0].budgets)
+        names = [one.label for one in fitted]
+        told.append({"run": str(each.path), "policies": names, "points": points, "unit": unit})
+    if as_json:
+        typer.echo(json.dumps(told, indent=1))
+        return
+    for line in told:
+        typer.echo(f"{line['run']}: {', '.join(line['policies'])} at {', '.join(line['points'])}")
+    typer.echo(f"Next: offramp eval {run}")

@@ -1,0 +1,13 @@
+"""Studies without code: one folder per run, from a recipe to a bundle and a report."""
+
+from .build import make_data as make_data
+from .build import make_model as make_model
+from .build import make_objective as make_objective
+from .fitting import fit_policies as fit_policies
+from .folder import Run as Run
+from .folder import is_run as is_run
+from .folder import open_runs as open_runs
+from .predicting import Answer as Answer
+from .predicting import predict as predict
+from .scoring import score as score
+from .training import train as train

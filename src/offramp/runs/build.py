@@ -1,0 +1,64 @@
+"""Data, model and objective, made from a configuration."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..bundle import load
+from ..config import Config
+from ..data.augment import Augment, augmentation
+from ..data.base import Splits, create_dataset
+from ..errors import DataError
+from ..model import MultiExitModel, create_model
+from ..objectives import Objective, create_objective
+from ..registry import models
+
+
+def make_data(config: Config) -> Splits:
+    """The data set of a configuration, in its four parts.
+
+    Parts are drawn by the run's seed, unless ``data.seed`` says another.
+
+    Raises:
+        DataError: if the data cannot be read.
+    """
+    return create_dataset(config.data.name, **{"seed": config.seed, **config.data.options})
+
+
+def make_augment(config: Config) -> Augment | None:
+    """What is done to training batches; None where nothing is."""
+    return augmentation(config.data.augment) if config.data.augment else None
+
+
+def make_model(config: Config, splits: Splits) -> MultiExitModel:
+    """The model of a configuration, its weights drawn by seed; no random state is touched.
+
+    The number of classes is that of the data, where the configuration does not say it.
+    """
+    options = dict(config.model.options)
+    if "num_classes" in inspect.signature(models.get(config.model.name)).parameters:
+        options.setdefault("num_classes", splits.num_classes)
+        if options["num_classes"] < splits.num_classes:
+            raise DataError(
+                f"wanted a model of at least {splits.num_classes} classes, as the data have; got "
+                f"model.num_classes={options['num_classes']}"
+            )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(config.seed)
+        return create_model(config.model.name, **options)
+
+
+def make_objective(named: Mapping[str, Any]) -> Objective:
+    """An objective from its name and options; one inside another is made the same way.
+
+    A ``teacher`` is the path of a bundle, whose model teaches.
+    """
+    options = dict(named)
+    name = options.pop("name")
+    if "teacher" in options and options["teacher"] is not None:
+        options["teacher"] = load(options["teacher"]).model
+    return create_objective(name, **options)

@@ -1,0 +1,130 @@
+"""Fitting policies on a run's calibration records, and putting one into its bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..bundle import save
+from ..config import PolicyConfig
+from ..errors import RunError, ValidationError
+from ..files import write_text
+from ..policies import ExitPolicy, create_policy
+from ..policies.base import Control
+from ..train.checkpoint import load_tensors, save_tensors
+from ..types import UNITS, Budget
+from .folder import Run
+
+INDEX = "index.json"
+
+
+class Fitted(NamedTuple):
+    """A fitted policy; every budget is an operating point, by its name."""
+
+    label: str
+    policy: ExitPolicy
+    budgets: dict[str, float]  # operating point -> budget, relative to the full network
+    unit: str
+
+
+def fit_policies(
+    run: Run,
+    policies: Sequence[PolicyConfig] | None = None,
+    budgets: Sequence[float] | None = None,
+    *,
+    unit: str = "macs",
+) -> list[Fitted]:
+    """Fit policies to budgets on the calibration part; the first one goes into the bundle.
+
+    Args:
+        run: a trained run.
+        policies: by default those of the run's configuration.
+        budgets: bounds of the mean cost, relative to the full network; by default those of the
+            configuration. The bundle's policy is set to the first.
+        unit: of the budgets; ``macs`` or ``params``.
+
+    Raises:
+        RunError: if the run is not trained to its end, or nothing is to be fitted.
+        BudgetError: if a budget is out of reach; the message states the reachable range.
+    """
+    config, bundle, records = run.config, run.bundle(), run.calibration()
+    chosen = config.policies if policies is None else policies
+    asked = config.budgets if budgets is None else budgets
+    points = {f"{budget:g}": Budget(budget, unit, relative=True) for budget in asked}
+    if bundle.costs is None or not chosen or not points:
+        raise RunError(
+            f"wanted costs, policies and budgets to fit, got {len(chosen)} policies, "
+            f"{len(points)} budgets and {'no' if bundle.costs is None else ''} costs"
+        )
+    if unit not in UNITS:
+        raise ValidationError(f"wanted unit as one of {list(UNITS)}, got {unit!r}")
+    numbers = dict(zip(points, asked, strict=True))
+    fitted = [
+        Fitted(each.label, _policy(each, bundle.costs.num_exits), numbers, unit) for each in chosen
+    ]
+    for each in fitted:
+        each.policy.fit_points(records, bundle.costs, points)
+    _write(run, fitted, chosen)
+    save(
+        run.bundle_path,
+        bundle.model,
+        policy=fitted[0].policy,
+        costs=bundle.costs,
+        class_names=bundle.class_names,
+        preprocess=bundle.preprocess,
+        info=bundle.info,
+    )
+    return fitted
+
+
+def load_policies(run: Run) -> list[Fitted]:
+    """The policies that were fitted in a run.
+
+    Raises:
+        RunError: if there are none.
+    """
+    file = run.policies_path / INDEX
+    if not file.is_file():
+        raise RunError(
+            f"wanted fitted policies in the run {run.path}, got none yet: offramp fit {run.path}"
+        )
+    index = json.loads(file.read_text(encoding="utf-8"))
+    found = []
+    for entry in index["policies"]:
+        config = PolicyConfig(**entry)
+        policy = _policy(config, index["num_exits"])
+        policy.load_state_dict(load_tensors(run.policies_path / _file(config.label)))
+        found.append(Fitted(config.label, policy, index["budgets"], index["unit"]))
+    return found
+
+
+def _policy(config: PolicyConfig, num_exits: int) -> ExitPolicy:
+    policy = create_policy(config.name, num_exits=num_exits, **config.options)
+    if isinstance(policy, Control):
+        raise ValidationError(
+            f"wanted a policy that can run, got the control {config.name!r}, which only scores "
+            "records: offramp eval adds it by itself"
+        )
+    return policy
+
+
+def _write(run: Run, fitted: Sequence[Fitted], configs: Sequence[PolicyConfig]) -> None:
+    """Write every policy, then the index that names them, then tidy up what it does not name."""
+    for each in fitted:
+        save_tensors(run.policies_path / _file(each.label), each.policy.state_dict())
+    index = {
+        "num_exits": fitted[0].policy.num_exits,
+        "unit": fitted[0].unit,
+        "budgets": fitted[0].budgets,
+        "policies": [config.model_dump() for config in configs],
+    }
+    write_text(run.policies_path / INDEX, json.dumps(index, indent=1) + "\n")
+    named = {INDEX, *(_file(each.label) for each in fitted)}
+    for file in run.policies_path.iterdir():
+        if file.name not in named:
+            file.unlink()
+
+
+def _file(label: str) -> str:
+    return f"{label}.safetensors"

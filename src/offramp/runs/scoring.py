@@ -1,0 +1,164 @@
+"""Scoring a run on its test part: every exit, every policy at every budget, and the controls."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..bundle import Bundle
+from ..config import Config
+from ..costs import count_macs
+from ..data.base import Splits
+from ..data.batches import open_data
+from ..errors import RunError
+from ..evaluate import Result, curve, evaluate, evaluate_exits
+from ..files import write_text
+from ..metrics import reliability
+from ..modes import keep_modes
+from ..records import load_records, record
+from ..runtime.clock import time_policies
+from ..trees import State, move
+from ..types import Costs, Records
+from ..version import __version__
+from .build import make_data
+from .fitting import Fitted, load_policies
+from .folder import Run
+from .samples import draw_samples
+
+FORMAT, VERSION = "offramp-results", 1
+CONTROLS = ("random", "oracle")
+
+_CLOCK_ROWS = {1: 32, 32: 256}  # batch size -> inputs that are timed
+
+
+def score(run: Run, *, clock: bool = False, progress: bool = True) -> dict[str, Any]:
+    """Score a run on the test part and write ``results.json``.
+
+    The model runs over the test part once; its records stay in the run, and scoring again replays
+    them.
+
+    Args:
+        run: a run with fitted policies.
+        clock: also time adaptive runs of the first policy against the full network.
+        progress: show progress bars on standard error.
+
+    Returns:
+        What was written; see `offramp.report`.
+
+    Raises:
+        RunError: if the run is not trained to its end or has no fitted policies.
+    """
+    config, bundle, fitted = run.config, run.bundle(), load_policies(run)
+    if bundle.costs is None:
+        raise RunError(f"wanted a bundle with costs in {run.bundle_path}, got one without")
+    splits = make_data(config)
+    test = _test_records(run, bundle, splits, progress)
+    results = _figures(config, bundle.costs, splits, run.calibration(), test, fitted)
+    example = move(splits.example(), "cpu")
+    results["static"] = _truncated(bundle, bundle.costs, example, test)
+    results["samples"] = draw_samples(
+        splits.test, test, [(f.label, _exits(f, test)) for f in fitted]
+    )
+    results["clock"] = _clock(bundle, fitted[0], splits) if clock else None
+    write_text(run.results_path, json.dumps(results, allow_nan=False) + "\n")
+    return results
+
+
+def _test_records(run: Run, bundle: Bundle, splits: Splits, progress: bool) -> Records:
+    folder = run.records_path("test")
+    if (folder / "index.json").is_file():
+        return load_records(folder)
+    return record(bundle.model, splits.test, path=folder, progress=progress)
+
+
+def _figures(
+    config: Config,
+    costs: Costs,
+    splits: Splits,
+    calibration: Records,
+    test: Records,
+    fitted: Sequence[Fitted],
+) -> dict[str, Any]:
+    unit = fitted[0].unit
+    exits = evaluate_exits(test, costs, unit=unit)
+    curves = {each.label: _curve(each, test, costs) for each in fitted}
+    budgets = list(fitted[0].budgets.values())
+    controls = {
+        name: curve(name, calibration, test, costs, budgets, unit=unit) for name in CONTROLS
+    }
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": config.name,
+        "seed": config.seed,
+        "num_test": len(test),
+        "num_exits": test.num_exits,
+        "class_names": list(splits.class_names),
+        "unit": unit,
+        "costs": costs.to_dict(),
+        "exits": [each.to_dict() for each in exits],
+        "full": {"cost": 1.0, "accuracy": exits[-1].top1},
+        "controls": list(CONTROLS),
+        "curves": {
+            name: [result.to_dict() for result in results]
+            for name, results in {**curves, **controls}.items()
+        },
+        "calibration": reliability(test),
+    }
+
+
+def _made(config: Config, splits: Splits) -> dict[str, Any]:
+    """With what, and on what, the results were made."""
+    parts = ("train", "validation", "calibration", "test")
+    sizes = {part: open_data(getattr(splits, part), 1).rows for part in parts}
+    made = {"offramp": __version__, "torch": torch.__version__}
+    return {**made, "data": config.data.name, "model": config.model.name, "parts": sizes}
+
+
+def _curve(fitted: Fitted, test: Records, costs: Costs) -> list[Result]:
+    results = []
+    for point, budget in fitted.budgets.items():
+        result = evaluate(fitted.policy.use(point), test, costs, unit=fitted.unit)
+        results.append(replace(result, policy=fitted.label, budget=budget))
+    return results
+
+
+def _exits(fitted: Fitted, test: Records) -> list[Tensor]:
+    """The exit of every test row at every budget, each [N]."""
+    return [fitted.policy.use(point).exits(test) for point in fitted.budgets]
+
+
+def _truncated(bundle: Bundle, costs: Costs, example: State, test: Records) -> list[dict[str, Any]]:
+    """The network cut off after each early exit: its segments and that one head alone."""
+    model = bundle.model
+    with keep_modes(model, model.segments), torch.no_grad():
+        pieces = count_macs(model.eval(), example)
+    exits = evaluate_exits(test, costs)
+    cut = (pieces.segments.cumsum(0) + pieces.heads) / pieces.full
+    return [
+        {"name": f"cut off after exit {k}", "cost": float(cut[k]), "accuracy": exits[k].top1}
+        for k in range(model.num_exits - 1)
+    ]
+
+
+def _clock(bundle: Bundle, fitted: Fitted, splits: Splits) -> list[dict[str, Any]]:
+    """Measured times of a policy at its budgets, at each batch size."""
+    ways = {
+        budget: copy.deepcopy(fitted.policy).use(point) for point, budget in fitted.budgets.items()
+    }
+    rows = []
+    for size, count in _CLOCK_ROWS.items():
+        found = islice(open_data(splits.test, size).batches(None), count // size)
+        clocks = time_policies(bundle.model, ways, [batch.inputs for batch in found])
+        rows += [
+            {"policy": fitted.label, "budget": budget, **clock._asdict()}
+            for budget, clock in clocks.items()
+        ]
+    return rows

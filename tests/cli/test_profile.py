@@ -1,0 +1,73 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import offramp
+from offramp.config import load_config
+from offramp.runs.profiling import profile
+
+Command = Callable[..., Any]
+
+
+def test_profile_counts_what_measure_counts() -> None:
+    model = offramp.create_model("resnet_cifar", **load_config("digits").model.options)
+    wanted = offramp.measure(model, torch.zeros(1, 1, 8, 8), latency=False)
+    found = profile("digits", shape="1,8,8", batch_sizes=[2], repeats=2)
+    assert (found.model, found.shape) == ("resnet_cifar", (1, 8, 8))
+    [costs] = found.costs
+    assert costs.macs.tolist() == wanted.macs.tolist()
+    assert costs.params is not None and wanted.params is not None
+    assert costs.params.tolist() == wanted.params.tolist()
+    assert (costs.batch_size, costs.full["macs"]) == (2, wanted.full["macs"])
+    assert costs.latency_ms is not None and bool((costs.latency_ms > 0).all())
+    assert costs.full["latency_ms"] > 0 and found.full_spread_ms[0] >= 0
+
+
+def test_profile_takes_the_shape_of_the_data() -> None:
+    found = profile("digits", ["model.at=[layer1]"], batch_sizes=[1], repeats=1)
+    assert found.shape == (1, 8, 8)
+    assert found.costs[0].num_exits == 2
+
+
+def test_profile_fetches_no_weights() -> None:
+    found = profile(
+        "resnet50_folder", ["model.network=resnet18"], shape="3x64x64", batch_sizes=[1], repeats=1
+    )
+    assert found.costs[0].num_exits == 4
+
+
+def test_profile_of_a_run_and_of_its_bundle_agree(trained: Path) -> None:
+    run = profile(trained, batch_sizes=[1], repeats=1).to_dict()
+    bundle = profile(trained / "bundle", shape="1,8,8", batch_sizes=[1], repeats=1).to_dict()
+    assert run["relative"] == bundle["relative"]
+    assert (run["shape"], bundle["shape"]) == ([1, 8, 8], [1, 8, 8])
+
+
+def test_profile_json_is_one_document(command: Command) -> None:
+    words = ["--shape", "1,8,8", "--batch-size", "1", "--batch-size", "3", "--repeats", "2"]
+    said = command("profile", "digits", *words, "--json")
+    assert (said.code, said.err) == (0, "")
+    told = json.loads(said.out)
+    assert [costs["batch_size"] for costs in told["costs"]] == [1, 3]
+    assert len(told["relative"]) == 4
+    assert all(len(costs["latency_ms"]) == len(costs["spread_ms"]) == 4 for costs in told["costs"])
+
+
+def test_profile_table_has_a_row_per_exit_and_the_full_network(command: Command) -> None:
+    said = command("profile", "digits", "--shape", "1,8,8", "--batch-size", "1", "--repeats", "2")
+    assert said.code == 0
+    rows = [line.split() for line in said.out.splitlines() if line.strip()]
+    assert [row[0] for row in rows if row[0].isdigit()] == ["0", "1", "2", "3"]
+    full = next(row for row in rows if row[:2] == ["full", "network"])
+    assert full[2:6] == ["1.63", "M", "172", "k"] and "±" in full
+
+
+@pytest.mark.parametrize("shape", ["", "0,8,8", "1,-8,8", "1;8;8", "1,8,99999999"])
+def test_profile_refuses_what_is_no_shape(shape: str, command: Command) -> None:
+    said = command("profile", "digits", "--shape", shape)
+    assert (said.code, said.out) == (2, "")
+    assert "wanted the shape of one input" in said.err
