@@ -1,6 +1,7 @@
 # make demo        see a network answer early: makes .venv, installs, runs, says where the result is
 # make test        lint, types and tests; makes .venv and installs first
 # make test-slow   the tests that take long
+# make docs        the documentation, in docs/_build
 # make lint        lint and types alone
 # make clean       remove .venv and what the tools left
 
@@ -20,7 +21,7 @@ export OFFRAMP_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo docs test test-slow lint format clean
 
 demo: $(DEMO_STAMP)
 	$(BIN)/offramp demo --out $(OUT)
@@ -32,6 +33,10 @@ test: lint
 test-slow: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m slow
 
+docs: $(DEV_STAMP)
+	$(BIN)/python -m sphinx -W --keep-going -n docs docs/_build
+	@echo "The documentation is in $(abspath docs/_build): open index.html"
+
 lint: $(DEV_STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -42,7 +47,7 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff format
 
 clean:
-	rm -rf $(VENV) $(OUT) build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OUT) docs/_build build dist .pytest_cache .ruff_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -54,5 +59,5 @@ $(DEMO_STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet -c constraints.txt -e ".[all,dev]"
+	$(PIP) install --quiet -c constraints.txt -e ".[all,docs,dev]"
 	@touch $@ $(DEMO_STAMP)
