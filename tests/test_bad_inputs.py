@@ -124,6 +124,19 @@ TABLE: list[tuple[str, str, Call, str]] = [
     ),
     ("fit", "epochs", lambda _: offramp.fit(model(), data(), epochs=0), "epochs.*got 0"),
     ("fit", "data", lambda _: offramp.fit(model(), "mnist", epochs=1), "wanted a pair.*got str"),
+    (
+        "fit",
+        "phase",
+        lambda _: offramp.fit(model(), data(), phases=[{"epoch": 1}], progress=False),
+        "phase 0 has no option 'epoch'",
+    ),
+    ("fit", "part", lambda _: offramp.fit(model(), data(), epochs=1, train=7), "segment.*got 7"),
+    (
+        "fit",
+        "resume from nowhere",
+        lambda _: offramp.fit(model(), data(), epochs=1, resume=True, progress=False),
+        "wanted out.*got None",
+    ),
     ("measure", "no model", lambda _: offramp.measure(network(), X), "MultiExitModel.*Sequential"),
     ("measure", "no rows", lambda _: offramp.measure(model(), X[:0]), "at least one row"),
     ("measure", "repeats", lambda _: offramp.measure(model(), X, repeats=0), "repeats >= 1.*0"),
@@ -331,6 +344,48 @@ TABLE: list[tuple[str, str, Call, str]] = [
         lambda _: offramp.create_dataset(None),  # type: ignore[arg-type]
         "None",
     ),
+    (
+        "create_dataset",
+        "no such folder",
+        lambda folder: offramp.create_dataset("imagefolder", path=folder / "photos"),
+        "photos'?: no such folder",
+    ),
+    ("save", "no model", lambda f: offramp.save(f / "b", network()), "MultiExitModel.*Sequential"),
+    (
+        "save",
+        "policy of other exits",
+        lambda f: offramp.save(f / "b", model(), policy=offramp.create_policy("margin", 5)),
+        "policy of 3 exits, got 5",
+    ),
+    (
+        "save",
+        "offline control",
+        lambda f: offramp.save(f / "b", model(), policy=offramp.create_policy("random", 3)),
+        "offline control",
+    ),
+    ("save", "foreign folder", lambda f: offramp.save(touch(f / "x").parent, model()), "has x"),
+    ("load", "no folder", lambda f: offramp.load(f / "none"), "nothing there"),
+    ("load", "empty folder", lambda f: offramp.load(f), "wanted bundle.json in"),
+    ("load", "a file", lambda f: offramp.load(touch(f / "a")), "got a file"),
+    ("load", "no path", lambda _: offramp.load(None), "got None"),  # type: ignore[arg-type]
+    (
+        "load",
+        "no network",
+        lambda f: offramp.load(offramp.save(f / "b", model())),
+        r"load\(path, network=\.\.\.\); got none",
+    ),
+    (
+        "load",
+        "another network",
+        lambda f: offramp.load(offramp.save(f / "b", model()), network=network()[2:]),
+        "does not fit this bundle",
+    ),
+    ("from_pretrained", "three parts", lambda _: offramp.from_pretrained("a/b/c"), "got 'a/b/c'"),
+    ("from_pretrained", "empty folder", lambda f: offramp.from_pretrained(f), "bundle.json"),
+    ("from_pretrained", "no words", lambda _: offramp.from_pretrained(""), "got ''"),
+    ("push_to_hub", "no bundle", lambda f: offramp.push_to_hub(f, "me/mine"), "bundle.json"),
+    ("push_to_hub", "no folder", lambda f: offramp.push_to_hub(f / "b", "me/mine"), "nothing the"),
+    ("push_to_hub", "repository", lambda f: offramp.push_to_hub(f, "a/b/c"), "got 'a/b/c'"),
     ("split", "fractions", lambda _: split(torch.arange(9) % 3, fractions=(1, 1, 1, 1)), "wanted"),
     ("split", "targets", lambda _: split(torch.zeros(3, 3).long()), "wanted"),
     ("split", "too few", lambda _: split(torch.arange(3)), "class 0 has 1"),
@@ -388,6 +443,7 @@ def test_every_door_has_three_bad_inputs() -> None:
         "list_objectives",
         "list_policies",
         "list_datasets",
+        "list_recipes",
     }  # take a pattern only
     assert functions <= set(doors)
     assert {door for door in doors if doors.count(door) < 3} == set()

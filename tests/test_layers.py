@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "offramp"
 
 LAYERS = (
-    ("types", "errors", "registry", "trees", "files", "modes", "examples"),
+    ("types", "errors", "registry", "trees", "files", "modes", "version", "examples"),
     ("functional",),
     ("heads", "backbones", "objectives", "policies"),
     ("model", "attach", "places", "costs"),
@@ -38,7 +38,7 @@ SAME_LAYER = {
     "export": {"runtime"},
     "demo": {"report"},
     "cli": {"config", "recipes", "report", "runs", "serve", "demo"},
-    "runs": {"config"},
+    "runs": {"config", "recipes"},
     "report": {"config"},
     "serve": {"config"},
     "config": {"recipes"},

@@ -2,6 +2,11 @@
 
 from . import train as train
 from .attach import attach as attach
+from .bundle import Bundle as Bundle
+from .bundle import from_pretrained as from_pretrained
+from .bundle import load as load
+from .bundle import push_to_hub as push_to_hub
+from .bundle import save as save
 from .costs import measure as measure
 from .data import create_dataset as create_dataset
 from .data import list_datasets as list_datasets
@@ -23,6 +28,7 @@ from .places import places as places
 from .policies import ExitPolicy as ExitPolicy
 from .policies import create_policy as create_policy
 from .policies import list_policies as list_policies
+from .recipes import list_recipes as list_recipes
 from .records import load_records as load_records
 from .records import record as record
 from .records import save_records as save_records
@@ -37,5 +43,4 @@ from .types import ExitOutput as ExitOutput
 from .types import Prediction as Prediction
 from .types import Records as Records
 from .types import Term as Term
-
-__version__ = "0.1.0.dev0"
+from .version import __version__ as __version__

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from offramp.errors import ValidationError
+from offramp.objectives.base import cross_entropy
 from offramp.objectives.joint import Joint, exit_weights
 from offramp.registry import objectives
 from offramp.types import Batch, Costs, ExitOutput
@@ -100,6 +101,30 @@ def test_joint_is_zero_where_every_target_is_ignored():
     sum(term.value for term in terms).backward()
     assert [float(term.value.detach()) for term in terms] == [0.0] * 3
     assert all(float(out.logits.grad.abs().sum()) == 0 for out in outs)
+
+
+def test_joint_smooths_labels_as_the_mean_over_all_classes():
+    target = torch.tensor([0, 3, 2, -100, 1])
+    for term, out in zip(
+        Joint(label_smoothing=0.2)(outputs(5, 4), batch(target), COSTS), outputs(5, 4), strict=True
+    ):
+        even = sum(literal(out.logits, target.clamp(max=0) + c * (target >= 0)) for c in range(4))
+        wanted = 0.8 * literal(out.logits, target) + 0.2 * even / 4
+        assert float(term.value) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_joint_says_that_the_smoothing_is_no_share(smoothing):
+    with pytest.raises(ValidationError, match=r"label_smoothing in \[0, 1\)"):
+        Joint(label_smoothing=smoothing)
+
+
+def test_cross_entropy_of_no_rows_is_zero():
+    for shape in ((), (4, 4)):
+        logits = torch.zeros(0, 3, *shape[:1], *shape[1:], requires_grad=True)
+        value = cross_entropy(logits, torch.zeros(0, *shape).long(), label_smoothing=0.1)
+        value.backward()
+        assert value.item() == 0
 
 
 @pytest.mark.parametrize(

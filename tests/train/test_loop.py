@@ -21,17 +21,19 @@ from offramp.errors import (
 from offramp.model import MultiExitModel
 from offramp.objectives.base import Objective
 from offramp.train import fit
+from offramp.train.meter import Meter
+from offramp.train.seeds import mix
 from offramp.types import ExitOutput, Term
 
 
 def bare_loop(model, inputs, targets, *, epochs, batch_size, lr, seed):
     """SGD with a cosine schedule as one would write it by hand."""
     model.train()
-    order = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9, weight_decay=5e-4)
     per_epoch = math.ceil(len(targets) / batch_size)
     losses, step = [], 0
-    for _ in range(epochs):
+    for epoch in range(epochs):
+        order = torch.Generator().manual_seed(mix(seed, 0, "order", epoch))
         for rows in torch.randperm(len(targets), generator=order).split(batch_size):
             for group in optimizer.param_groups:
                 group["lr"] = lr * ((1 + math.cos(math.pi * (step / (epochs * per_epoch)))) / 2)
@@ -333,7 +335,7 @@ def test_fit_adamw_equals_torchs(tiny, data):
     fit(ours, data, optimizer="adamw", lr=0.01, weight_decay=0.1, **options)
     theirs.train()
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=0.01, weight_decay=0.1)
-    order = torch.randperm(50, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(mix(0, 0, "order", 0)))
     sum(F.cross_entropy(o.logits, data[1][order]) for o in theirs(data[0][order])).backward()
     optimizer.step()
     assert same(ours, theirs)
@@ -349,6 +351,15 @@ def test_fit_shows_a_bar_on_standard_error_only_when_asked(tiny, data, capsys):
     assert "1/1" in shown.err
 
 
+def test_fit_shows_the_phase_and_the_last_validation_figure(tiny, data, monkeypatch):
+    shown = []
+    monkeypatch.setattr(Meter, "read", lambda self: shown.append(self.note))
+    phases = [{}, {"train": "heads"}]
+    fit(tiny(), data, epochs=2, phases=phases, validation=data, progress=False)
+    assert shown[0] == "phase 1/2  epoch 1/2"
+    assert shown[-1].startswith("phase 2/2  epoch 2/2  validation ") and shown[-1].endswith(" %")
+
+
 # ----------------------------------------------------------------------- errors
 @pytest.mark.parametrize(
     ("options", "error", "message"),
@@ -356,10 +367,14 @@ def test_fit_shows_a_bar_on_standard_error_only_when_asked(tiny, data, capsys):
         ({"epochs": 0}, ValidationError, "epochs as a whole number of at least 1, got 0"),
         ({"batch_size": 1.5}, ValidationError, "batch_size as a whole number"),
         ({"lr": -1.0}, ValidationError, "lr above 0, got -1"),
-        ({"optimizer": "lion"}, ValidationError, r"\['sgd', 'adamw'\] or a function.*'lion'"),
-        ({"schedule": "step"}, ValidationError, r"\['constant', 'cosine'\].*'step'"),
+        (
+            {"optimizer": "lion"},
+            ValidationError,
+            r"\['sgd', 'adam', 'adamw'\] or a function.*'lion'",
+        ),
+        ({"schedule": "steep"}, ValidationError, r"\['constant', 'cosine'.*'step'\].*'steep'"),
         ({"precision": "fp8"}, ValidationError, r"\['float32', 'bf16'\], got 'fp8'"),
-        ({"train": "tail"}, ValidationError, r"\['all', 'heads'\], got 'tail'"),
+        ({"train": "tail"}, ValidationError, r"\['all', 'heads', 'gates'\].*from 0 to 2.*'tail'"),
         ({"warmup": 1.0}, ValidationError, r"warmup in \[0, 1\), got 1.0"),
         ({"momentum": 1.0}, ValidationError, r"momentum in \[0, 1\), got 1.0"),
         ({"weight_decay": -0.1}, ValidationError, "weight_decay in"),

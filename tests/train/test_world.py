@@ -106,6 +106,11 @@ def work(out: Path) -> None:
     kept["no weight"] = weight.grad
     world.reduce_gradients([], torch.tensor(1))
 
+    precise = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    precise.grad = torch.full((2,), (1 + world.rank) / 7, dtype=torch.float64)
+    world.reduce_gradients([weight, precise], torch.tensor(1))
+    kept["precise"] = precise.grad
+
     figure = torch.tensor([[1, 2], [3, 4]]).t() * (world.rank + 1)
     kept["total"], kept["figure"] = world.total(figure), figure
     values = buffers(world.rank)
@@ -200,6 +205,11 @@ def test_batch_in_which_nothing_counts_has_gradients_of_zero(
     ranks: list[dict[str, Tensor]],
 ) -> None:
     assert [rank["no weight"].tolist() for rank in ranks] == [[0, 0], [0, 0]]
+
+
+def test_gradients_in_float64_are_summed_in_float64(ranks: list[dict[str, Tensor]]) -> None:
+    for rank in ranks:
+        assert rank["precise"].tolist() == pytest.approx([3 / 14, 3 / 14], rel=1e-14)
 
 
 def test_total_is_a_new_tensor_with_the_sum(ranks: list[dict[str, Tensor]]) -> None:

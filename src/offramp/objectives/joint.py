@@ -10,12 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch.nn.functional as F
-from torch import Tensor
-
 from ..errors import ValidationError
 from ..types import Batch, Costs, ExitOutput, Term
-from .base import Objective, register
+from .base import Objective, counted, cross_entropy, register
 
 Weights = Literal["uniform", "linear"] | Sequence[float] | Callable[[int, float], Sequence[float]]
 
@@ -29,9 +26,12 @@ class Joint(Objective):
             1, k / (K (K + 1)), which sums to 1/2 (EENet); K numbers; or a schedule, a function of K
             and the progress of training in [0, 1] that returns K numbers.
         ignore_index: target that does not count, beside the negative ones.
+        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1)
+            (Szegedy et al. 2016).
 
     Raises:
-        ValidationError: if the weights are unknown, negative or not K.
+        ValidationError: if the weights are unknown, negative or not K, or the smoothing is no such
+            share.
 
     Example:
         >>> objective = Joint("linear")
@@ -39,14 +39,23 @@ class Joint(Objective):
         ['ce/0', 'ce/1', 'ce/2', 'ce/3']
     """
 
-    def __init__(self, weights: Weights = "uniform", *, ignore_index: int = -100) -> None:
+    def __init__(
+        self,
+        weights: Weights = "uniform",
+        *,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
         if isinstance(weights, str) and weights not in ("uniform", "linear"):
             raise ValidationError(
                 f"wanted weights 'uniform', 'linear', numbers or a function, got {weights!r}"
             )
+        if not 0 <= label_smoothing < 1:
+            raise ValidationError(f"wanted label_smoothing in [0, 1), got {label_smoothing!r}")
         self.weights: Weights = weights  # type: ignore[assignment]
         self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
 
     def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
         """One term per exit, ``ce/0`` to ``ce/K-1``.
@@ -54,20 +63,13 @@ class Joint(Objective):
         Raises:
             ValidationError: if a target on the CPU is no class; on a GPU looking would stall it.
         """
-        target = self._counted(batch.target, outputs[0].logits.shape[1])
+        target = counted(batch.target, outputs[0].logits.shape[1], self.ignore_index)
         weights = exit_weights(self.weights, len(outputs), batch.progress)
+        smooth = self.label_smoothing
         return [
-            Term(f"ce/{k}", weight * _loss(out.logits, target))
+            Term(f"ce/{k}", weight * cross_entropy(out.logits, target, label_smoothing=smooth))
             for k, (out, weight) in enumerate(zip(outputs, weights, strict=True))
         ]
-
-    def _counted(self, target: Tensor, num_classes: int) -> Tensor:
-        """The target with -100 wherever it does not count, [N, *S] int64."""
-        target = target.long()
-        target = target.masked_fill((target < 0) | (target == self.ignore_index), -100)
-        if target.device.type == "cpu" and bool((target >= num_classes).any()):
-            raise ValidationError(f"wanted targets below C={num_classes}, got {int(target.max())}")
-        return target
 
 
 def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[float]:
@@ -82,11 +84,3 @@ def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[floa
             f"wanted {num_exits} non-negative weights, one per exit, got {values}"
         )
     return values
-
-
-def _loss(logits: Tensor, target: Tensor) -> Tensor:
-    if logits.shape[2:] != target.shape[1:]:
-        logits = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
-    # not the mean of cross_entropy, which is NaN for a batch where every target is ignored
-    return total / (target >= 0).sum().clamp_min(1)

@@ -3,3 +3,4 @@
 from .backward import backward_step as backward_step
 from .loop import fit as fit
 from .meter import History as History
+from .options import Options as Options

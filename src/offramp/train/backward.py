@@ -12,6 +12,7 @@ from ..model import MultiExitModel
 from ..objectives.base import Objective
 from ..trees import map_tensors
 from ..types import Batch, Costs, ExitOutput, Term
+from .mixing import Partner, blend
 
 
 class Passed(NamedTuple):
@@ -42,16 +43,33 @@ def backward_step(
 
 
 def forward_backward(
-    model: MultiExitModel, objective: Objective, batch: Batch, costs: Costs
+    model: MultiExitModel,
+    objective: Objective,
+    batch: Batch,
+    costs: Costs,
+    *,
+    partner: Partner | None = None,
+    weight: Tensor | None = None,
 ) -> Passed:
-    """`backward_step`, with the outputs and the loss too."""
+    """`backward_step`, with the outputs and the loss too.
+
+    Args:
+        model: the model.
+        objective: what is minimised.
+        batch: the batch.
+        costs: handed to the objective.
+        partner: what the batch was mixed with; the objective is asked about that too.
+        weight: [], a factor of the gradients, and of nothing else.
+    """
     outputs = [map_tensors(_widen, out) for out in model(batch.inputs)]
     terms = objective(outputs, batch, costs)
     _check(terms)
+    if partner is not None:
+        terms = blend(terms, objective(outputs, partner.batch, costs), partner.share)
     loss = torch.stack([term.value for term in terms]).sum()
     # backward repeats the types of the forward pass; an autocast around it could change them
     with torch.autocast(loss.device.type, enabled=False):
-        loss.backward()
+        (loss if weight is None else loss * weight).backward()
     return Passed(outputs, terms, loss)
 
 

@@ -1,36 +1,33 @@
-"""The training loop: a generator of one record per step, and `fit`, which drives it."""
+"""`fit`, the door to training: what it takes, and the checks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
-from ..costs import device_of, measure, modules_of
-from ..data.batches import Data, Rows, Source, open_data
+from ..costs import device_of
+from ..data.batches import Data, Source, open_data
 from ..errors import DataError, ValidationError
 from ..model import MultiExitModel
-from ..modes import keep_modes
 from ..objectives.base import Objective
-from ..trees import State, map_tensors, move, take
-from ..types import Batch, Costs
-from .backward import forward_backward
-from .meter import History, Meter, Step, hits, progress_bar
-from .options import (
-    MakeOptimizer,
-    check_model,
-    check_numbers,
-    find_objective,
-    find_optimizer,
-    one_of,
-)
-from .schedules import Schedule, factor, find
-
-Augment = Callable[[State, torch.Generator], State]
+from ..types import Costs
+from .bar import Display, progress_bar
+from .meter import History
+from .options import Augment, MakeOptimizer, Options, Part, is_number, whole
+from .phases import OPTIONS, Common, Phase, check_mixing, plan
+from .place import Place
+from .resume import Keeper, open_folder
+from .schedules import Schedule
+from .seeds import random_states_kept
+from .session import Session, run_phases
+from .validate import Monitor
+from .world import World
 
 
 def fit(
@@ -38,21 +35,36 @@ def fit(
     data: Data,
     objective: str | Objective = "joint",
     *,
-    epochs: int,
+    epochs: int | None = None,
     batch_size: int = 128,
-    optimizer: Literal["sgd", "adamw"] | MakeOptimizer = "sgd",
+    accumulate: int = 1,
+    optimizer: Literal["sgd", "adam", "adamw"] | MakeOptimizer = "sgd",
     lr: float = 0.1,
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 5e-4,
-    schedule: Literal["cosine", "constant"] | Schedule = "cosine",
+    schedule: Literal["cosine", "one_cycle", "step", "constant"] | Schedule = "cosine",
+    milestones: Sequence[float] = (0.5, 0.75),
+    gamma: float = 0.1,
     warmup: float = 0.0,
+    clip: float | None = None,
+    ema: float | None = None,
+    label_smoothing: float = 0.0,
+    mixup: float = 0.0,
+    cutmix: float = 0.0,
     precision: Literal["float32", "bf16"] = "float32",
     channels_last: bool = False,
-    train: Literal["all", "heads"] = "all",
+    train: Part | Sequence[Part] = "all",
+    phases: Sequence[Mapping[str, Any]] = (),
     augment: Augment | None = None,
     validation: Data | None = None,
+    monitor: str | None = None,
+    patience: int | None = None,
     costs: Costs | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    save_every: float = 60.0,
+    workers: int = 0,
     seed: int = 0,
     device: torch.device | str | None = None,
     progress: bool = True,
@@ -60,238 +72,162 @@ def fit(
     """Train a multi-exit model in place.
 
     Modes and ``requires_grad`` are put back afterwards, whatever happens. The caller's random state
-    is not touched; on a CPU, the same seed gives the same weights, bit for bit.
+    is not touched. What a step draws depends on the seed and on its number alone: on a CPU, the
+    same seed gives the same weights, bit for bit, and a training that is killed and resumed ends
+    with the weights and the history of one that was not disturbed.
 
     Args:
         model: the model; it stays on ``device`` and in the layout asked for.
-        data: tensors (inputs, targets), a map-style Dataset of such pairs, or a DataLoader, which
-            keeps its own batches and order and does not say rows: ``Batch.index`` is then -1. Of
-            tensors and Datasets, a last batch of a single row is left out.
-        objective: what to minimise, by name or itself; its own parameters learn too.
+        data: tensors (inputs, targets), a map-style Dataset of such pairs, data with a method
+            ``batch(rows)``, or a DataLoader, which keeps its own batches and order and does not say
+            rows: ``Batch.index`` is then -1. A last batch of a single row is left out, but for a
+            DataLoader's. A DataLoader's workers that persist are not resumed bit for bit.
+        objective: what to minimise, by name or itself; its own parameters learn too. By name, each
+            phase has a new one. When training is resumed it goes on from its ``state_dict``.
         epochs: passes over the data.
-        batch_size: rows of a batch.
-        optimizer: ``sgd``, ``adamw`` or a function from parameters to an optimizer; the function
-            sees to its own rates, which the schedule multiplies, and takes no ``lr``.
+        batch_size: rows of a batch, of all processes together.
+        accumulate: batches per step; the gradient is that of their joint mean over the targets
+            that count.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or a function from parameters to an optimizer; the
+            function sees to its own rates, which the schedule multiplies, and takes no ``lr``.
         lr: learning rate at a factor of 1.
         momentum: of ``sgd``.
         nesterov: of ``sgd``: look ahead along the momentum.
-        weight_decay: of every parameter.
-        schedule: the factor of the learning rate: ``cosine``, ``constant`` or a function of the
-            progress in [0, 1).
+        weight_decay: of every parameter that is trained.
+        schedule: the factor of the learning rate: ``cosine``, ``one_cycle``, ``step``, ``constant``
+            or a function of the progress in [0, 1).
+        milestones: of ``step``: shares of the progress at which the rate is multiplied.
+        gamma: of ``step``: by what it is multiplied.
         warmup: share of all steps, in [0, 1), over which the learning rate first rises in a line.
+        clip: upper bound of the norm of all gradients together.
+        ema: decay of a moving average of the weights that are trained, and of batch norm's
+            statistics. Validation, the best weights and the weights at the end are the average's.
+        label_smoothing: handed to an objective that is given by name.
+        mixup: parameter of the Beta distribution by which inputs are mixed in pairs.
+        cutmix: likewise for boxes cut out of images [N, C, H, W]; with both, a coin decides for
+            each batch. Training accuracy is then that of the input with the share as drawn, and
+            says little.
         precision: ``bf16`` runs model and objective under autocast; logits become float32 before
             the objective sees them.
         channels_last: lay out weights and inputs of four dimensions channels last.
-        train: ``heads`` trains the early heads alone: the last exit is the network's own, and it
-            and the segments stay as they are, batch-norm statistics included.
+        train: what learns: ``all``, ``heads`` (the early ones; the last exit is the network's own),
+            ``gates``, the number of a segment, or several of these. All else stays as it is, bit
+            for bit, batch-norm statistics included.
+        phases: parts of the training that run one after another, each a mapping of the options
+            above, ``objective`` and ``augment`` that it has for itself. Each has its own optimizer,
+            schedule, average, best weights and ``Batch.progress``.
         augment: changes the inputs of a training batch on the device, ``(inputs, generator)``.
-        validation: data whose accuracy is measured after every epoch.
+        validation: data on which every exit is measured after every epoch.
+        monitor: the validation figure that decides which weights a phase ends with: ``accuracy`` or
+            ``nll``, then ``last``, ``mean`` or an exit, such as ``accuracy/last``. Of equal
+            figures the later one is kept.
+        patience: end a phase after so many epochs without a better figure.
         costs: handed to the objective; by default measured, without latency.
-        seed: of the order of rows, of dropout and of ``augment``.
+        out: the run's folder, for ``metrics.jsonl`` and ``checkpoints``; several processes must all
+            be able to read it.
+        resume: go on from the newest checkpoint in ``out``, or start where there is none.
+        save_every: seconds between two checkpoints within an epoch; one is saved after every epoch.
+        workers: processes that read a Dataset.
+        seed: of the order of rows, of dropout, of ``augment`` and of what a Dataset draws.
         device: where to train; by default where the model is.
         progress: show a progress bar on standard error.
 
     Returns:
-        One dict per epoch: loss, terms (means over rows), accuracy (training, per exit), lr (of the
-        last step), seconds, images_per_s, and validation_accuracy (per exit) where there is
-        validation data.
+        One dict per epoch: phase, epoch (of the phase), loss, terms (means over rows), accuracy
+        (training, per exit), lr (of the last step), seconds and images_per_s; with validation data
+        validation_accuracy and validation_nll (nats), per exit; with a monitor best, whether these
+        weights were the best of the phase so far.
 
     Raises:
         ValidationError: if an option is wrong; the message lists the valid choices.
+        OptionError: if a phase has an option that is none.
         DataError: if the data are of no kind that it takes.
-        TrainingError: if a term is not finite; found within 64 steps.
+        TrainingError: if a term is not finite, found within 64 steps; if there are checkpoints in
+            ``out`` and ``resume`` is not asked for; or if they are of another training.
 
     Example:
         >>> history = fit(model, (images, labels), epochs=3, progress=False)
         >>> history[-1]["accuracy"]
         [0.91, 0.95, 0.97]
     """
-    check_model(model, train, costs)
-    check_numbers(epochs=epochs, batch_size=batch_size, lr=lr, momentum=momentum, warmup=warmup)
-    one_of("precision", precision, ("float32", "bf16"))
-    make = find_optimizer(optimizer, lr, weight_decay, momentum=momentum, nesterov=nesterov)
-    curve, goal = find(schedule), find_objective(objective)
-    source = open_data(data, batch_size, keep_single=False)
-    checking = None if validation is None else open_data(validation, batch_size)
-    place = Place(
-        torch.device(device) if device is not None else device_of(model), precision, channels_last
+    given = dict(locals())  # the options of a phase are handed on together
+    _check(model, costs, validation, monitor, patience=patience, save_every=save_every)
+    whole("workers", workers, 0)
+    whole("seed", seed, 0)
+    common = Common(Options(**{name: given[name] for name in OPTIONS}), objective, augment)
+    planned = plan(model, data, common, phases, workers=workers)
+    checks = [_open_validation(validation, phase, workers) for phase in planned]
+    place = Place(torch.device(device) if device is not None else device_of(model))
+    folder = open_folder(out, resume)
+    world = World.current()
+    _check_shared(data, validation, world)
+    session = Session(
+        model=model,
+        phases=planned,
+        checks=checks,
+        place=place,
+        world=world,
+        seed=seed,
+        keeper=Keeper(folder, save_every, world),
+        monitor=None if monitor is None else Monitor.named(monitor, model.num_exits),
+        patience=patience,
+        costs=costs,
     )
-    if source.steps is None:
-        raise DataError("wanted data of known length, got a DataLoader that does not know its own")
-    total, history = epochs * source.steps, []
-    bar = progress_bar(total, epochs) if progress else nullcontext()
-    with _seeded(seed, place.device), _phase(model, train), bar as display:
-        place.settle(model, goal)
-        worker = make(_trainable(model, goal))
-        run = Run(
-            model, goal, worker, place, curve, warmup, source.steps, total, seed, augment, costs
-        )
-        for epoch in range(epochs):
-            meter = Meter(epoch, model.num_exits, display)
-            for step in epoch_steps(run, source, epoch):
-                meter.add(step)
-            history.append(meter.summary())
-            if checking is not None:
-                history[-1]["validation_accuracy"] = accuracy(model, checking, place, run.ignored)
-    return history
+    with random_states_kept(place.device):
+        check_mixing(planned)
+        state = session.keeper.open(session.fingerprint, resume)
+        with _shown(planned, progress and world.rank == 0) as display:
+            return run_phases(session, state, display)
 
 
-class Place(NamedTuple):
-    """Where and how a model runs."""
-
-    device: torch.device
-    precision: str = "float32"
-    channels_last: bool = False
-
-    def settle(self, *modules: nn.Module) -> None:
-        """Move modules to the device and into the layout."""
-        for module in modules:
-            module.to(self.device)
-            if self.channels_last:
-                module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    def bring(self, rows: Rows) -> Rows:
-        """Rows on the device and in the layout."""
-        inputs = move(rows.inputs, self.device)
-        if self.channels_last:
-            inputs = map_tensors(_channels_last, inputs)
-        return Rows(inputs, move(rows.target, self.device), rows.row)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision, as a context."""
-        return (
-            torch.autocast(self.device.type, torch.bfloat16)
-            if self.precision == "bf16"
-            else nullcontext()
-        )
+def _shown(phases: Sequence[Phase], progress: bool) -> AbstractContextManager[Display | None]:
+    if not progress:
+        return nullcontext()
+    total = sum(phase.total for phase in phases)
+    return progress_bar(total, f"{sum(phase.epochs for phase in phases)} epochs")
 
 
-@dataclass
-class Run:
-    """Everything that the steps of a phase share."""
-
-    model: MultiExitModel
-    objective: Objective
-    optimizer: torch.optim.Optimizer
-    place: Place
-    schedule: Schedule
-    warmup: float
-    steps: int  # of an epoch
-    total: int  # steps of the phase
-    seed: int
-    augment: Augment | None = None
-    costs: Costs | None = None  # measured on the first batch where none are given
-
-    def __post_init__(self) -> None:
-        """Note the rates that the schedule multiplies, and make the generators."""
-        self.rates: list[float] = [group["lr"] for group in self.optimizer.param_groups]
-        self.order = torch.Generator().manual_seed(self.seed)  # of rows
-        self.ignored: int | None = getattr(self.objective, "ignore_index", None)
-        self.chance = torch.Generator(self.place.device).manual_seed(self.seed)  # of augment
-
-    def set_lr(self, step: int) -> float:
-        """Set the learning rate of a step; returns the first group's."""
-        share = factor(self.schedule, step, self.total, self.warmup)
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * share
-        return self.rates[0] * share
-
-
-def epoch_steps(run: Run, source: Source, epoch: int) -> Iterator[Step]:
-    """Train for one pass over the data, one record per step."""
-    for number, rows in enumerate(source.batches(run.order), epoch * run.steps):
-        inputs, target, index = run.place.bring(rows)
-        if run.augment is not None:
-            inputs = run.augment(inputs, run.chance)
-        if run.costs is None:
-            run.costs = measure(
-                run.model, take(inputs, torch.arange(min(2, len(target)))), latency=False
-            )
-        batch = Batch(inputs, target, index, progress=number / run.total)
-        lr = run.set_lr(number)
-        run.optimizer.zero_grad(set_to_none=True)
-        with run.place.autocast():
-            passed = forward_backward(run.model, run.objective, batch, run.costs)
-        run.optimizer.step()
-        terms = {term.name: term.value.detach() for term in passed.terms}
-        correct, counted = hits(passed.outputs, target, run.ignored)
-        loss = passed.loss.detach()
-        yield Step(epoch, number, batch.progress, lr, len(target), loss, terms, correct, counted)
-
-
-@torch.no_grad()
-def accuracy(
-    model: MultiExitModel, source: Source, place: Place, ignored: int | None = None
-) -> list[float]:
-    """Share that each exit gets right, in eval mode, K numbers; no random state is touched."""
-    counts = torch.zeros(2, model.num_exits, dtype=torch.long, device=place.device)
-    with keep_modes(model, model.segments), _forked(place.device):
-        model.eval()
-        for rows in source.batches(None):
-            inputs, target, _ = place.bring(rows)
-            with place.autocast():
-                outputs = model(inputs)
-            counts += torch.stack(hits(outputs, target, ignored))
-    return (counts[0].cpu().double() / counts[1].cpu().clamp_min(1)).tolist()
-
-
-def _channels_last(tensor: Tensor) -> Tensor:
-    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed this device and the processor, and put their random states back afterwards."""
-    with _forked(device):
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
-        yield
-
-
-def _forked(device: torch.device) -> AbstractContextManager[None]:
-    """Put the random states of this device and the processor back afterwards."""
-    return torch.random.fork_rng([device] if device.type == "cuda" else [])
-
-
-@contextmanager
-def _phase(model: MultiExitModel, train: str) -> Iterator[None]:
-    """Set modes and ``requires_grad`` for training, and put both back afterwards."""
-    parameters = _parameters(modules_of(model))
-    flags = [(parameter, parameter.requires_grad) for parameter in parameters]
-    with keep_modes(model, model.segments):
-        try:
-            model.train(train == "all")
-            if train == "heads":
-                _freeze(model)
-            yield
-        finally:
-            for parameter, flag in flags:
-                parameter.requires_grad_(flag)
-                parameter.grad = None
-
-
-def _freeze(model: MultiExitModel) -> None:
-    """Leave nothing to learn but the early heads; batch norm elsewhere keeps its statistics."""
-    early = model.heads[:-1]
-    early.train()
-    own = {id(p) for p in early.parameters()}
-    used = {id(p) for part in (model.segments, model.heads[-1]) for p in part.parameters()}
-    for parameter in _parameters(modules_of(model)):
-        if id(parameter) not in own - used:
-            parameter.requires_grad_(False)
-
-
-def _trainable(model: MultiExitModel, objective: Objective) -> list[nn.Parameter]:
-    found = [p for p in _parameters([*modules_of(model), *objective.modules()]) if p.requires_grad]
-    if not found:
+# ------------------------------------------------------------------------ checks
+def _check(
+    model: object,
+    costs: Costs | None,
+    validation: Data | None,
+    monitor: str | None,
+    *,
+    patience: int | None,
+    save_every: float,
+) -> None:
+    if not isinstance(model, MultiExitModel):
         raise ValidationError(
-            "wanted at least one parameter to train, but requires_grad is False for all of them"
+            f"wanted a MultiExitModel, as attach or create_model make; got {type(model).__name__}"
         )
-    return found
+    if costs is not None and costs.num_exits != model.num_exits:
+        raise ValidationError(f"wanted costs of {model.num_exits} exits, got {costs.num_exits}")
+    if monitor is not None:
+        Monitor.named(monitor, model.num_exits)
+        if validation is None:
+            raise ValidationError(f"wanted validation data for monitor={monitor!r}, got none")
+    if patience is not None:
+        whole("patience", patience)
+        if monitor is None:
+            raise ValidationError("wanted a monitor for patience to look at, got None")
+    if not is_number(save_every) or not save_every >= 0:
+        raise ValidationError(f"wanted save_every as seconds of at least 0, got {save_every!r}")
 
 
-def _parameters(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
-    """Parameters of modules, each once, in the order in which they come."""
-    return list({id(p): p for module in modules for p in module.parameters(recurse=False)}.values())
+def _open_validation(validation: Data | None, phase: Phase, workers: int) -> Source | None:
+    if validation is None:
+        return None
+    return open_data(validation, phase.options.batch_size, workers=workers)
+
+
+def _check_shared(data: Data, validation: Data | None, world: World) -> None:
+    """Every batch is shared out: a DataLoader that shares already would lose rows."""
+    for loader in (data, validation):
+        if world.size > 1 and isinstance(loader, DataLoader):
+            sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+            if isinstance(sampler, DistributedSampler):
+                raise DataError(
+                    "wanted a DataLoader that gives every process all rows, as each batch is "
+                    "shared out among the processes; got one with a DistributedSampler"
+                )

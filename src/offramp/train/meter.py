@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,10 +13,12 @@ from torch import Tensor
 
 from ..errors import TrainingError
 from ..types import ExitOutput
+from .bar import Display
+from .world import World
 
 History = list[dict[str, Any]]  # one entry per epoch, plain numbers and lists
 
-_EVERY = 64  # steps between two readings: a reading waits for the device
+EVERY = 64  # steps between two readings: a reading waits for the device
 _REFRESH = 0.5  # seconds between two readings for the progress bar
 
 
@@ -25,7 +26,7 @@ class Step(NamedTuple):
     """What one training step did; tensors stay on the device and are detached."""
 
     epoch: int
-    step: int  # counted over all epochs, from 0
+    step: int  # counted over the phase, from 0
     progress: float  # of the phase, before the step
     lr: float
     rows: int
@@ -33,6 +34,34 @@ class Step(NamedTuple):
     terms: dict[str, Tensor]  # [] each
     correct: Tensor  # [K], positions that each exit got right
     counted: Tensor  # [K], positions that count
+
+
+def join(parts: Sequence[Step]) -> Step:
+    """One step from those of several batches: means over rows, and sums of counts."""
+    if len(parts) == 1:
+        return parts[0]
+    rows = sum(part.rows for part in parts)
+
+    def mean(values: list[tuple[int, Tensor]]) -> Tensor:
+        return torch.stack([num * value for num, value in values]).sum() / max(1, rows)
+
+    named: dict[str, list[tuple[int, Tensor]]] = {}
+    for part in parts:
+        for name, value in part.terms.items():
+            named.setdefault(name, []).append((part.rows, value))
+    return parts[0]._replace(
+        rows=rows,
+        loss=mean([(part.rows, part.loss) for part in parts]),
+        terms={name: mean(values) for name, values in named.items()},
+        correct=torch.stack([part.correct for part in parts]).sum(0),
+        counted=torch.stack([part.counted for part in parts]).sum(0),
+    )
+
+
+def counts(target: Tensor, ignored: int | None = None) -> Tensor:
+    """Where a target counts, a mask of its shape: it is a class, and not the one ``ignored``."""
+    valid = target >= 0
+    return valid if ignored is None else valid & (target != ignored)
 
 
 def hits(
@@ -59,26 +88,74 @@ def _nearest(target: Tensor, logits: Tensor) -> Tensor:
     return F.interpolate(target[:, None].float(), list(logits.shape[2:])).squeeze(1).long()
 
 
-class Display(Protocol):
-    """Where a meter shows what it read."""
+class Sums:
+    """Sums over steps, added one by one: how often they were read changes no bit of them."""
 
-    def show(self, text: str) -> None:
-        """Show the present figures."""
+    def __init__(self, num_exits: int) -> None:
+        self.steps, self.rows, self.lr, self.loss = 0, 0, 0.0, 0.0
+        self.terms: dict[str, float] = {}
+        self.counts = torch.zeros(2, num_exits, dtype=torch.long)  # [2, K], correct and counted
+        self.start = time.perf_counter()
 
-    def advance(self) -> None:
-        """Note that a step is done."""
+    def add(self, step: Step, rows: int, loss: float, terms: dict[str, float]) -> None:
+        """Take in one step's figures, each multiplied by its rows."""
+        self.steps += 1
+        self.rows += rows
+        self.lr = step.lr
+        self.loss += loss
+        for name, value in terms.items():
+            self.terms[name] = self.terms.get(name, 0.0) + value
+
+    def figures(self) -> dict[str, Any]:
+        """Means, as plain numbers."""
+        seconds, rows = max(1e-9, time.perf_counter() - self.start), max(1, self.rows)
+        return {
+            "loss": self.loss / rows,
+            "terms": {name: value / rows for name, value in self.terms.items()},
+            "accuracy": (self.counts[0].double() / self.counts[1].clamp_min(1)).tolist(),
+            "lr": self.lr,
+            "seconds": seconds,
+            "images_per_s": self.rows / seconds,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for a checkpoint."""
+        kept = {name: value for name, value in vars(self).items() if name != "start"}
+        return {**kept, "terms": dict(self.terms), "seconds": time.perf_counter() - self.start}
+
+    def load(self, plain: dict[str, Any]) -> None:
+        """Go on from what `to_dict` gave."""
+        vars(self).update({name: value for name, value in plain.items() if name != "seconds"})
+        self.start = time.perf_counter() - plain["seconds"]
 
 
 class Meter:
-    """Means over the steps of one epoch."""
+    """Means over the steps of one epoch, and over every 64 of them.
 
-    def __init__(self, epoch: int, num_exits: int, display: Display | None = None) -> None:
-        self.epoch, self.display = epoch, display
+    Args:
+        epoch: number of the epoch.
+        num_exits: K.
+        display: where figures are shown, if anywhere.
+        report: told the means of every 64 steps.
+        world: the processes that train together.
+        note: shown before the figures.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        num_exits: int,
+        *,
+        display: Display | None = None,
+        report: Callable[[dict[str, Any]], None] | None = None,
+        world: World | None = None,
+        note: str = "",
+    ) -> None:
+        self.epoch, self.num_exits, self.note = epoch, num_exits, note
+        self.display, self.report, self.world = display, report, world or World()
         self.waiting: list[Step] = []
-        self.rows, self.lr, self.loss = 0, 0.0, 0.0
-        self.terms: dict[str, float] = {}
-        self.counts = torch.zeros(2, num_exits, dtype=torch.long)  # [2, K], correct and counted
-        self.start = self.seen = time.perf_counter()
+        self.whole, self.window = Sums(num_exits), Sums(num_exits)
+        self.seen = time.perf_counter()
 
     def add(self, step: Step) -> None:
         """Take in a step; now and then, read what has gathered.
@@ -87,9 +164,15 @@ class Meter:
             TrainingError: if a term of the steps read is not finite.
         """
         self.waiting.append(step)
-        due = self.display is not None and time.perf_counter() - self.seen > _REFRESH
-        if due or len(self.waiting) >= _EVERY:
+        full = self.window.steps + len(self.waiting) >= EVERY
+        # reading asks all processes: none may do it because its own clock says so
+        alone = self.display is not None and self.world.size == 1
+        if full or (alone and time.perf_counter() - self.seen > _REFRESH):
             self.read()
+        if full:
+            if self.report is not None:
+                self.report({"epoch": self.epoch, "step": step.step, **self.window.figures()})
+            self.window = Sums(self.num_exits)
         if self.display is not None:
             self.display.advance()
 
@@ -98,12 +181,15 @@ class Meter:
         steps, self.waiting = self.waiting, []
         if not steps:
             return
-        values = [torch.stack([s.loss, *s.terms.values()]) for s in steps]
-        counts = torch.stack([torch.stack([s.correct, s.counted]) for s in steps]).sum(0)  # [2, K]
-        numbers = torch.cat(values).cpu().split([len(value) for value in values])
-        for step, figures in zip(steps, numbers, strict=True):
-            self._take_in(step, figures.tolist())
-        self.counts = self.counts + counts.cpu()
+        for step, (rows, loss, *values) in zip(steps, self._numbers(steps), strict=True):
+            terms = dict(zip(step.terms, values, strict=True))
+            _check_finite(step, {**terms, "the sum of the terms": loss}, rows)
+            for sums in (self.whole, self.window):
+                sums.add(step, int(rows), loss, terms)
+        counted = torch.stack([torch.stack([s.correct, s.counted]) for s in steps]).sum(0)  # [2, K]
+        counted = self.world.total(counted).cpu()
+        for sums in (self.whole, self.window):
+            sums.counts = sums.counts + counted
         self.seen = time.perf_counter()
         if self.display is not None:
             self.display.show(self._text())
@@ -111,65 +197,43 @@ class Meter:
     def summary(self) -> dict[str, Any]:
         """The epoch so far, as plain numbers."""
         self.read()
-        seconds = time.perf_counter() - self.start
-        rows = max(1, self.rows)
-        return {
-            "epoch": self.epoch,
-            "loss": self.loss / rows,
-            "terms": {name: value / rows for name, value in self.terms.items()},
-            "accuracy": self._accuracy(),
-            "lr": self.lr,
-            "seconds": seconds,
-            "images_per_s": self.rows / seconds,
-        }
+        return {"epoch": self.epoch, **self.whole.figures()}
 
-    def _take_in(self, step: Step, figures: list[float]) -> None:
-        loss, *values = figures
-        named = dict(zip([*step.terms, "the sum of the terms"], [*values, loss], strict=True))
-        for name, value in named.items():
-            if not math.isfinite(value):
-                raise TrainingError(
-                    f"wanted a finite loss, got {value} for {name} at step {step.step} (epoch "
-                    f"{step.epoch}); a smaller lr, a warmup or precision='float32' may help"
-                )
-        self.rows += step.rows
-        self.lr = step.lr
-        self.loss += loss * step.rows
-        for name, value in zip(step.terms, values, strict=True):
-            self.terms[name] = self.terms.get(name, 0.0) + value * step.rows
+    def to_dict(self) -> dict[str, Any]:
+        """The sums so far, for a checkpoint."""
+        self.read()
+        return {"whole": self.whole.to_dict(), "window": self.window.to_dict()}
 
-    def _accuracy(self) -> list[float]:
-        return (self.counts[0].double() / self.counts[1].clamp_min(1)).tolist()
+    def load(self, plain: dict[str, Any]) -> None:
+        """Go on from what `to_dict` gave."""
+        self.whole.load(plain["whole"])
+        self.window.load(plain["window"])
+
+    def _numbers(self, steps: Sequence[Step]) -> list[list[float]]:
+        """Rows, and loss and terms times rows, of each step over all processes."""
+        values = [torch.stack([s.loss, *s.terms.values()]) for s in steps]
+        device = values[0].device
+        figures = torch.cat(values).cpu().double().split([len(value) for value in values])
+        parts = [
+            torch.cat([torch.tensor([float(step.rows)]).double(), value * step.rows])
+            for step, value in zip(steps, figures, strict=True)
+        ]
+        if self.world.size > 1:
+            total = self.world.total(torch.cat(parts).to(device)).cpu()
+            return [part.tolist() for part in total.split([len(part) for part in parts])]
+        return [part.tolist() for part in parts]
 
     def _text(self) -> str:
-        seconds, rows = max(1e-9, self.seen - self.start), max(1, self.rows)
-        right = " ".join(f"{100 * share:.1f}" for share in self._accuracy())
-        speed = f"{self.rows / seconds:.0f} images/s"
-        return f"loss {self.loss / rows:.4f}  accuracy {right} %  lr {self.lr:.2g}  {speed}"
+        figures = self.whole.figures()
+        right = " ".join(f"{100 * share:.1f}" for share in figures["accuracy"])
+        shown = f"loss {figures['loss']:.4f}  accuracy {right} %  lr {figures['lr']:.2g}"
+        return f"{self.note}  {shown}  {figures['images_per_s']:.0f} images/s".strip()
 
 
-@contextmanager
-def progress_bar(total: int, epochs: int) -> Iterator[Display]:
-    """A bar on standard error, with the figures of the present epoch."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = [BarColumn(12), MofNCompleteColumn(), TimeRemainingColumn()]
-    figures = TextColumn("{task.description}")
-    with Progress(*columns, figures, console=Console(stderr=True)) as bar:
-        task = bar.add_task(f"{epochs} epochs", total=total)
-
-        class Bar:
-            def show(self, text: str) -> None:
-                bar.update(task, description=text)
-
-            def advance(self) -> None:
-                bar.advance(task)
-
-        yield Bar()
+def _check_finite(step: Step, figures: dict[str, float], rows: float) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"wanted a finite loss, got {value / max(1, rows)} for {name} at step {step.step} "
+                f"(epoch {step.epoch}); a smaller lr, a warmup or precision='float32' may help"
+            )

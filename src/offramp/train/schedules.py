@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..errors import ValidationError
 
 Schedule = Callable[[float], float]  # progress in [0, 1] -> factor of the learning rate
+
+_RISE, _START, _END = 0.3, 1 / 25, 1 / 250_000  # of one_cycle
 
 
 def cosine(progress: float) -> float:
@@ -20,19 +22,51 @@ def constant(progress: float) -> float:
     return 1.0
 
 
-SCHEDULES: dict[str, Schedule] = {"cosine": cosine, "constant": constant}
+def one_cycle(progress: float) -> float:
+    """From 1/25 up to 1 over the first 30 %, then down to 1/250000 (Smith and Topin 2019).
+
+    Both ways are half a cosine, as in `torch.optim.lr_scheduler.OneCycleLR`. Momentum stays as it
+    is.
+    """
+    if progress < _RISE:
+        return 1 - (1 - _START) * cosine(progress / _RISE)
+    return _END + (1 - _END) * cosine((progress - _RISE) / (1 - _RISE))
 
 
-def find(schedule: str | Schedule) -> Schedule:
+def stepwise(milestones: Sequence[float], gamma: float) -> Schedule:
+    """1, multiplied by ``gamma`` at each of these shares of the progress."""
+
+    def step(progress: float) -> float:
+        return gamma ** sum(progress >= milestone for milestone in milestones)
+
+    return step
+
+
+SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "one_cycle": one_cycle}
+
+
+def find(
+    schedule: str | Schedule, *, milestones: Sequence[float] = (0.5, 0.75), gamma: float = 0.1
+) -> Schedule:
     """A schedule by name, or the function itself.
+
+    Args:
+        schedule: a name, or a function of the progress.
+        milestones: of ``step``, which `stepwise` makes.
+        gamma: of ``step``.
 
     Raises:
         ValidationError: if there is no such schedule.
     """
-    found = schedule if callable(schedule) else SCHEDULES.get(schedule)
+    if callable(schedule):
+        return schedule
+    if schedule == "step":
+        return stepwise(milestones, gamma)
+    found = SCHEDULES.get(schedule) if isinstance(schedule, str) else None
     if found is None:
+        names = sorted([*SCHEDULES, "step"])
         raise ValidationError(
-            f"wanted schedule {sorted(SCHEDULES)} or a function of progress, got {schedule!r}"
+            f"wanted schedule as one of {names} or a function of progress, got {schedule!r}"
         )
     return found
 

@@ -52,6 +52,14 @@ class World(NamedTuple):
             PartialState(cpu=not torch.cuda.is_available())
         return cls(dist.get_rank(), dist.get_world_size())
 
+    @classmethod
+    def leave(cls) -> World:
+        """End the group, where there is one; what this process was in it."""
+        world = cls.current()
+        if world.size > 1:
+            dist.destroy_process_group()
+        return world
+
     def share(self, rows: Tensor) -> Tensor:
         """This process's part of a batch's row numbers [n]: consecutive, and maybe empty.
 
@@ -113,7 +121,7 @@ class World(NamedTuple):
             groups.setdefault(tensor.dtype, []).append(tensor)
         for group in groups.values():
             flat = _wire(torch.cat([t.to(group[0].device).flatten() for t in group]))
-            dist.broadcast(flat.view(torch.uint8), src=0)  # bytes: any dtype can be sent
+            dist.broadcast(flat, src=0)
             for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
