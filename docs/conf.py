@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "reference",
+    "commands",
 ]
 exclude_patterns = ["_ext", "_build"]
 default_role = "any"  # a name in single backticks is a link

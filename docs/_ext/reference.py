@@ -248,6 +248,18 @@ def returns(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
                 lines[number + 1 : number + 2] = [indent + first, indent + rest]
 
 
+def unsigned(
+    app: Sphinx, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Leave out the signature that pydantic makes for a section: it repeats the fields."""
+    return ("", "") if hasattr(obj, "model_fields") else None
+
+
+def unseen(app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
+    """Leave out how pydantic is set up."""
+    return True if name == "model_config" else None
+
+
 # ----------------------------------------------------------------------- fields and links
 def fields(app: Sphinx) -> None:
     """Let autodoc take the comment behind a field for its text."""
@@ -365,6 +377,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     TypeAliasForwardRef.__repr__ = lambda self: f"~{self.name}"  # inside a union Sphinx shows this
     app.connect("autodoc-process-docstring", returns, priority=100)  # before napoleon
     app.connect("autodoc-process-docstring", shapes)
+    app.connect("autodoc-process-signature", unsigned)
+    app.connect("autodoc-skip-member", unseen)
     app.connect("builder-inited", fields)
     app.connect("missing-reference", as_code)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -71,12 +71,14 @@ def test_policy_passes_every_check(plugin: str, task: str, families: ModuleType)
 def test_policy_answers_with_the_mean_of_log_probabilities(plugin: str) -> None:
     logits, targets = torch.randn(3, 20, 5), torch.randint(5, (20,))
     records = offramp.Records.from_arrays(logits, targets)
-    policy = offramp.create_policy("ensemble", num_exits=3)
-    answers = policy.answers(records.shards[0])
-    for k in range(3):
-        for n in range(20):
-            mean = sum(logits[j, n].log_softmax(0) for j in range(k + 1)) / (k + 1)
-            torch.testing.assert_close(answers[k][n], mean)
+    for decay in (1.0, 0.5):
+        policy = offramp.create_policy("ensemble", num_exits=3, decay=decay)
+        answers = policy.answers(records.shards[0])
+        for k in range(3):
+            weights = [decay ** (k - j) for j in range(k + 1)]
+            for n in range(20):
+                parts = [w * logits[j, n].log_softmax(0) for j, w in enumerate(weights)]
+                torch.testing.assert_close(answers[k][n], sum(parts) / sum(weights))
 
 
 @pytest.mark.parametrize("plugin", ["add-your-own/objective.md"], indirect=True)
@@ -126,9 +128,14 @@ def test_policy_comes_back_from_a_bundle(tmp_path: Path) -> None:
         model = offramp.create_model("resnet_cifar", depth=8, num_classes=5)
         records = offramp.Records.from_arrays(torch.randn(3, 90, 5), torch.randint(5, (90,)))
         costs = offramp.Costs.from_relative([0.3, 0.6, 1.0])
-        policy = offramp.create_policy("ensemble", num_exits=3).fit(records, costs, budget=0.5)
+        policy = offramp.create_policy("ensemble", num_exits=3, decay=0.25)
+        policy.fit(records, costs, budget=0.5)
         folder = offramp.save(tmp_path / "bundle", model, policy=policy, costs=costs)
         again = offramp.load(folder).policy
         assert again is not None and torch.equal(again.exits(records), policy.exits(records))
+        assert again.options() == policy.options() and again.options()["decay"] == 0.25
+        del policy.decay
+        with pytest.raises(offramp.OfframpError, match="decay"):
+            offramp.save(tmp_path / "lost", model, policy=policy, costs=costs)
     with pytest.raises(offramp.OfframpError, match="ensemble"):  # its plug-in is not imported
         offramp.load(folder)

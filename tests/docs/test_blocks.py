@@ -41,7 +41,7 @@ def run_page(page: str, folder: Path, *kinds: str) -> None:
             execute(block, names)
 
 
-ENDS = {"guide/network.md": "tensor(True)"}  # the loaded bundle answers as before it was saved
+SAYS = {"guide/network.md": "tensor(True)"}  # the loaded bundle answers as before it was saved
 
 
 @pytest.mark.parametrize("page", RUN)
@@ -54,7 +54,7 @@ def test_page_runs(
     monkeypatch.chdir(tmp_path)
     run_page(page, tmp_path, "python")
     printed = capsys.readouterr().out.splitlines()
-    assert page not in ENDS or printed[-1] == ENDS[page]
+    assert page not in SAYS or SAYS[page] in printed
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def commands(page: str) -> list[Command]:
     return found
 
 
-COMMANDS = [command for page in PAGES for command in commands(page)]
+COMMANDS = [c for page in (*PAGES, "../README.md") for c in commands(page)]
 MAIN: Any = typer.main.get_command(app)
 
 
@@ -91,9 +91,10 @@ def test_wrong_command_is_noticed(words: list[str]) -> None:
     assert complaint(words) is not None
 
 
-def test_guide_has_the_five_commands_in_order() -> None:
-    verbs = [command.words[0] for command in commands("guide/folder.md")]
-    assert verbs[:5] == ["copy", "train", "fit", "eval", "report"]
+def test_guide_has_the_five_commands_in_order_and_readme_the_same() -> None:
+    five = [command.words for command in commands("guide/folder.md")][:5]
+    assert [words[0] for words in five] == ["copy", "train", "fit", "eval", "report"]
+    assert [command.words for command in commands("../README.md")] == five
 
 
 def recipe(words: list[str]) -> tuple[str, list[str]] | None:
