@@ -30,6 +30,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def sync(*paths: Path) -> None:
+    """Bring files, or the entries of folders, to the disk, where the system can."""
+    for path in paths if os.name == "posix" else ():  # Windows opens no folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a file so that it is there whole or not at all; folders on the way are made."""
     with replacing(path) as partial:

@@ -227,7 +227,7 @@ def test_shares_of_all_processes_are_the_whole_batch(data, kind, size):
         assert torch.equal(torch.cat([part.row for part in own]), whole.row)
         assert len(parts) - len(own) == max(0, size - len(whole.target))
         for part in parts:
-            assert not part.spare or torch.equal(part.inputs, whole.inputs[:1])
+            assert not part.spare or torch.equal(part.inputs, whole.inputs[:2])
 
 
 def test_workers_leave_the_global_random_state_alone(data):

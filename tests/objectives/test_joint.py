@@ -82,6 +82,11 @@ def test_joint_says_that_a_target_is_no_class():
         Joint()(outputs(3, 4), batch(torch.tensor([0, 7, -1])), COSTS)
 
 
+def test_joint_says_that_targets_are_no_whole_numbers():
+    with pytest.raises(ValidationError, match=r"numbers of classes, got torch\.float32"):
+        Joint()(outputs(3, 4), batch(torch.tensor([0.0, 0.5, 1.0])), COSTS)
+
+
 def test_joint_brings_maps_to_the_size_of_the_target():
     generator = torch.Generator().manual_seed(1)
     target = torch.randint(0, 4, (2, 8, 8), generator=generator)

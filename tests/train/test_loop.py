@@ -384,6 +384,7 @@ def test_fit_shows_the_phase_and_the_last_validation_figure(tiny, data, monkeypa
         ({"model": nn.Linear(2, 2)}, ValidationError, "wanted a MultiExitModel.*got Linear"),
         ({"data": [1, 2, 3]}, DataError, "a Dataset of pairs .*got int"),
         ({"validation": "cifar"}, DataError, "got str"),
+        ({"costs": [0.5, 1.0]}, ValidationError, "costs as measure gives them, got list"),
     ],
 )
 def test_fit_says_what_is_wrong_with_an_option(tiny, data, options, error, message):

@@ -13,7 +13,7 @@ import numpy
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from offramp.errors import TrainingError, ValidationError
 from offramp.objectives.joint import Joint
@@ -214,6 +214,33 @@ def test_fit_with_a_shuffling_dataloader_is_resumed(tiny, data, tmp_path, monkey
     if generator is not None:
         untouched = torch.Generator().manual_seed(77)
         assert torch.equal(generator.get_state(), untouched.get_state())
+
+
+class More(Sampler):
+    """Says that it has three batches, and has more."""
+
+    def __len__(self) -> int:
+        return 3
+
+    def __iter__(self):
+        yield from torch.arange(50).split(8)
+
+
+def test_fit_with_a_sampler_that_goes_on_is_resumed(tiny, data, tmp_path, monkeypatch):
+    loader = DataLoader(TensorDataset(*data), batch_sampler=More())
+    survives(tiny, data, tmp_path, monkeypatch, every=2, source=loader, phases=[{"epochs": 2}])
+
+
+def test_fit_removes_what_killed_writes_left(tiny, data, tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    left = [
+        tmp_path / "checkpoints" / f"best.safetensors.{'0' * 32}.partial",
+        tmp_path / f"metrics.jsonl.{'0' * 32}.partial",
+    ]
+    for path in left:
+        path.touch()
+    fit(tiny(), data, epochs=1, out=tmp_path, resume=True, progress=False)
+    assert not any(path.exists() for path in left)
 
 
 def test_fit_can_die_several_times(tiny, data, tmp_path, monkeypatch):

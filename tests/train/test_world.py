@@ -123,11 +123,25 @@ def work(out: Path) -> None:
     world.barrier()
     kept["met"] = torch.tensor(mark.exists())
     save_tensors(out / f"rank-{world.rank}.safetensors", kept)
+    if world.rank == 1:
+        os._exit(0)  # without a word, as a process that is killed
+    calls = {"total": world.barrier, "broadcast": lambda: world.broadcast([figure])}
+    for name, call in calls.items():
+        try:
+            call()
+        except TrainingError as error:
+            (out / f"{name}.txt").write_text(str(error))
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+def told() -> list[str]:
+    """What the first process said when the second one was gone."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory, told: list[str]) -> list[dict[str, Tensor]]:
     """What two processes, launched as torchrun launches them, have at their end."""
     out = tmp_path_factory.mktemp("world")
     with socket.socket() as free:
@@ -153,6 +167,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
         for worker in workers:
             worker.kill()
     assert [worker.returncode for worker in workers] == [0, 0], said
+    told.extend((out / f"{name}.txt").read_text() for name in ("total", "broadcast"))
     return [load_tensors(out / f"rank-{rank}.safetensors") for rank in (0, 1)]
 
 
@@ -232,6 +247,13 @@ def test_barrier_waits_for_the_other(ranks: list[dict[str, Tensor]]) -> None:
     assert all(bool(rank["met"]) for rank in ranks)
 
 
+@pytest.mark.usefixtures("ranks")
+def test_process_says_in_one_line_that_another_is_gone(told: list[str]) -> None:
+    for text in told:
+        assert text.startswith("wanted all processes to go on together, but another one is gone: ")
+        assert "\n" not in text
+
+
 # ----------------------------------------------------------------------- shares
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 10])
@@ -242,6 +264,16 @@ def test_shares_are_consecutive_parts_of_nearly_equal_size(size: int, count: int
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= 1
     assert sizes == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [(0, [0, 0, 0]), (1, [1, 0, 0]), (2, [2, 0, 0]), (5, [3, 2, 0]), (6, [2, 2, 2])],
+)
+def test_shares_have_at_least_so_many_rows_or_none(count: int, wanted: list[int]) -> None:
+    parts = [World(rank, 3).share(torch.arange(count), least=2) for rank in range(3)]
+    assert torch.equal(torch.cat(parts), torch.arange(count))
+    assert [len(part) for part in parts] == wanted
 
 
 # ----------------------------------------------------------------------- alone

@@ -59,6 +59,7 @@ class Source:
     steps: int | None  # batches of one pass; likewise
     read: Callable[[Reading], Generator[Rows, None, None]]
     first: Callable[[], Rows] | None = None  # the first row alone; a DataLoader has no such thing
+    batch_size: int | None = None  # rows of a full batch; None where a DataLoader does not say
 
     def batches(
         self,
@@ -78,7 +79,7 @@ class Source:
                 before a Dataset or a DataLoader is asked for that batch (the caller puts their
                 states back), and so are the DataLoader's own generators, once, which are put back.
             share: cuts this process's part out of the row numbers of a batch. Where nothing is
-                left, the batch's first row comes, marked as spare.
+                left, the batch's first two rows come, marked as spare: batch norm needs two.
         """
         return self.read(Reading(shuffle, skip, seeds, share))
 
@@ -202,7 +203,7 @@ def _from_rows(read: _Tensors | _Batches | _Items, num: int, cut: _Cut, workers:
             if number >= how.skip:
                 own = rows if how.share is None else how.share(rows)
                 seed = None if how.seeds is None else how.seeds(number)
-                yield _Task(own if len(own) else rows[:1], not len(own), seed)
+                yield _Task(own if len(own) else rows[:2], not len(own), seed)
 
     def batches(how: Reading) -> Generator[Rows, None, None]:
         if workers and isinstance(read, _Items):
@@ -220,7 +221,7 @@ def _from_rows(read: _Tensors | _Batches | _Items, num: int, cut: _Cut, workers:
     def first() -> Rows:
         return read(_Task(torch.zeros(1, dtype=torch.long), False, None))
 
-    return Source(num, cut.steps, batches, first)
+    return Source(num, cut.steps, batches, first, cut.batch_size)
 
 
 def _order(num: int, generator: torch.Generator | None) -> Tensor:
@@ -253,7 +254,7 @@ def _from_loader(loader: DataLoader[Any]) -> Source:
                     yield _shared(pair, how.share)
                 number += 1
 
-    return Source(rows, steps, batches)
+    return Source(rows, steps, batches, batch_size=loader.batch_size)
 
 
 def _shared(pair: Any, share: Callable[[Tensor], Tensor] | None) -> Rows:
@@ -263,8 +264,9 @@ def _shared(pair: Any, share: Callable[[Tensor], Tensor] | None) -> Rows:
     inputs, target = _plain(pair[0]), pair[1]
     if share is None:
         return Rows(inputs, target, torch.full((len(target),), -1))
-    own = share(torch.arange(len(target)))
-    rows = own if len(own) else torch.zeros(1, dtype=torch.long)
+    every = torch.arange(len(target))
+    own = share(every)
+    rows = own if len(own) else every[:2]
     return Rows(take(inputs, rows), target[rows], torch.full((len(rows),), -1), not len(own))
 
 

@@ -42,8 +42,11 @@ def counted(target: Tensor, num_classes: int, ignore_index: int = -100) -> Tenso
         ignore_index: another target that does not count.
 
     Raises:
-        ValidationError: if a target on the CPU is no class; on a GPU looking would stall it.
+        ValidationError: if targets are no whole numbers, or one on the CPU is no class; on a GPU
+            looking would stall it.
     """
+    if target.is_floating_point():
+        raise ValidationError(f"wanted targets that are numbers of classes, got {target.dtype}")
     target = target.long()
     target = target.masked_fill((target < 0) | (target == ignore_index), -100)
     if target.device.type == "cpu" and bool((target >= num_classes).any()):

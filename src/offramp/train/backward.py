@@ -10,7 +10,6 @@ from torch import Tensor
 from ..errors import UnsupportedError, ValidationError
 from ..model import MultiExitModel
 from ..objectives.base import Objective
-from ..trees import map_tensors
 from ..types import Batch, Costs, ExitOutput, Term
 from .mixing import Partner, blend
 
@@ -61,7 +60,7 @@ def forward_backward(
         partner: what the batch was mixed with; the objective is asked about that too.
         weight: [], a factor of the gradients, and of nothing else.
     """
-    outputs = [map_tensors(_widen, out) for out in model(batch.inputs)]
+    outputs = [_widen(out) for out in model(batch.inputs)]
     terms = objective(outputs, batch, costs)
     _check(terms)
     if partner is not None:
@@ -73,8 +72,12 @@ def forward_backward(
     return Passed(outputs, terms, loss)
 
 
-def _widen(tensor: Tensor) -> Tensor:
+def _widen(out: ExitOutput) -> ExitOutput:
     """Losses are computed in float32: log-probabilities in bf16 have two or three digits."""
+    return ExitOutput(_wide(out.logits), None if out.gate is None else _wide(out.gate))
+
+
+def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 

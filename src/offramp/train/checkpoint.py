@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import replacing
+from ..files import replacing, sync
 
 FORMAT = "offramp-checkpoint"
 VERSION = 1
@@ -69,7 +69,7 @@ def save_checkpoint(folder: str | Path, step: int, tree: Any) -> Path:
         partial.rename(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    _sync(folder)
+    sync(folder)
     for other in older:
         _remove(other)
     return place
@@ -105,7 +105,7 @@ def save_tensors(
     """
     with replacing(path) as partial:
         _write_file(partial, _to_bytes(tensors, metadata))
-    _sync(Path(path).parent)
+    sync(Path(path).parent)
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ def _write(place: Path, step: int, tree: Any) -> None:
     place.mkdir()
     _write_file(place / _TENSORS, data)
     _write_file(place / _STATE, _dump({**state, "sha256": _digest(state)}))
-    _sync(place)
+    sync(place)
 
 
 def _read(place: Path) -> Any:
@@ -300,13 +300,3 @@ def _write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(*folders: Path) -> None:
-    """Bring the entries of folders to the disk, where the system can (Windows cannot)."""
-    for folder in folders if os.name == "posix" else ():
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

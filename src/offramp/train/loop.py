@@ -83,9 +83,11 @@ def fit(
             rows: ``Batch.index`` is then -1. A last batch of a single row is left out, but for a
             DataLoader's. A DataLoader's workers that persist are not resumed bit for bit.
         objective: what to minimise, by name or itself; its own parameters learn too. By name, each
-            phase has a new one. When training is resumed it goes on from its ``state_dict``.
+            phase has a new one. When training is resumed it goes on from its ``state_dict``, of
+            several processes the first one's.
         epochs: passes over the data.
-        batch_size: rows of a batch, of all processes together.
+        batch_size: rows of a batch, of all processes together; a last one too small to give each
+            process two is shared by fewer.
         accumulate: batches per step; the gradient is that of their joint mean over the targets
             that count.
         optimizer: ``sgd``, ``adam``, ``adamw`` or a function from parameters to an optimizer; the
@@ -201,6 +203,8 @@ def _check(
         raise ValidationError(
             f"wanted a MultiExitModel, as attach or create_model make; got {type(model).__name__}"
         )
+    if costs is not None and not isinstance(costs, Costs):
+        raise ValidationError(f"wanted costs as measure gives them, got {type(costs).__name__}")
     if costs is not None and costs.num_exits != model.num_exits:
         raise ValidationError(f"wanted costs of {model.num_exits} exits, got {costs.num_exits}")
     if monitor is not None:

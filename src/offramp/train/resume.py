@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -66,9 +66,16 @@ class Keeper:
             _check_alike(json.loads(tree["fingerprint"]), json.loads(json.dumps(fingerprint)))
         self.world.barrier()  # nobody writes before everybody has read
         if self.world.rank == 0:
+            self._clear()
             self.log = Log(self.out / "metrics.jsonl", keep=0 if tree is None else tree["lines"])
         self.saved = time.perf_counter()
         return tree
+
+    def _clear(self) -> None:
+        """Remove what killed writes left behind; checkpoints see to their own."""
+        for name in ("metrics.jsonl", "checkpoints/best.safetensors"):
+            for path in cast(Path, self.out).glob(f"{name}.*.partial"):
+                path.unlink()
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Write a line to the log."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -81,12 +82,14 @@ def epoch_steps(run: Run, epoch: int, skip: int = 0) -> Generator[Step, None, No
         skip: steps at the start that are done already.
     """
     phase, accumulate = run.phase, run.phase.options.accumulate
+    if skip >= phase.steps:  # a DataLoader that has more would not end
+        return
     order = torch.Generator().manual_seed(mix(run.seed, run.number, "order", epoch))
     batches = phase.source.batches(
         order,
         skip=skip * accumulate,
         seeds=lambda batch: mix(run.seed, run.number, "read", epoch, batch),
-        share=run.world.share if run.world.size > 1 else None,
+        share=_share(run),
     )
     parts: list[Step] = []
     weights: list[Tensor | None] = []
@@ -107,6 +110,15 @@ def epoch_steps(run: Run, epoch: int, skip: int = 0) -> Generator[Step, None, No
     if parts:  # a DataLoader that gave less than it said
         _end(run, weights)
         yield join(parts)
+
+
+def _share(run: Run) -> Callable[[Tensor], Tensor] | None:
+    """What cuts this process's part out of a batch's rows."""
+    if run.world.size == 1:
+        return None
+    # batch norm cannot learn from a single row: a small last batch goes to fewer processes
+    full = run.phase.source.batch_size
+    return partial(run.world.share, least=2 if full is None or full >= 2 * run.world.size else 1)
 
 
 class _Now(NamedTuple):

@@ -7,7 +7,8 @@ summed once per step. So a parameter may get gradients from several backward pas
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,8 @@ class World(NamedTuple):
     """This process's number, and how many there are; alone it is ``World(0, 1)``.
 
     Alone, nothing is sent: `reduce_gradients` divides, `total` copies, the others do nothing.
-    All processes must call the same methods in the same order, with tensors of the same shapes.
+    All processes must call the same methods in the same order, with tensors of the same shapes;
+    when one of them is gone, the others raise a TrainingError.
     """
 
     rank: int = 0
@@ -60,12 +62,14 @@ class World(NamedTuple):
             dist.destroy_process_group()
         return world
 
-    def share(self, rows: Tensor) -> Tensor:
+    def share(self, rows: Tensor, least: int = 1) -> Tensor:
         """This process's part of a batch's row numbers [n]: consecutive, and maybe empty.
 
-        Sizes differ by one at most; the first processes have the larger parts.
+        Sizes differ by one at most; the first processes have the larger parts. Where there are
+        fewer than ``least`` for each, the last processes have none.
         """
-        return rows.tensor_split(self.size)[self.rank]
+        parts = max(1, min(self.size, len(rows) // least))
+        return rows.tensor_split(parts)[self.rank] if self.rank < parts else rows[:0]
 
     @torch.no_grad()
     def reduce_gradients(self, parameters: Iterable[Tensor], weight: Tensor) -> None:
@@ -110,7 +114,8 @@ class World(NamedTuple):
         if self.size == 1:
             return result
         wired = _wire(result)
-        dist.all_reduce(wired)
+        with _others_there():
+            dist.all_reduce(wired)
         return wired.to(result.device)
 
     @torch.no_grad()
@@ -121,7 +126,8 @@ class World(NamedTuple):
             groups.setdefault(tensor.dtype, []).append(tensor)
         for group in groups.values():
             flat = _wire(torch.cat([t.to(group[0].device).flatten() for t in group]))
-            dist.broadcast(flat, src=0)
+            with _others_there():
+                dist.broadcast(flat, src=0)
             for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
 
@@ -129,6 +135,18 @@ class World(NamedTuple):
         """Wait until all processes are here."""
         if self.size > 1:
             self.total(torch.zeros(())).item()
+
+
+@contextmanager
+def _others_there() -> Iterator[None]:
+    """Say in one line that another process has ended, which says itself why."""
+    try:
+        yield
+    except RuntimeError as error:
+        told = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"wanted all processes to go on together, but another one is gone: {told}"
+        ) from error
 
 
 def _grad(parameter: Tensor) -> Tensor:
