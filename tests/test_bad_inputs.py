@@ -372,7 +372,7 @@ TABLE: list[tuple[str, str, Call, str]] = [
         "load",
         "no network",
         lambda f: offramp.load(offramp.save(f / "b", model())),
-        r"load\(path, network=\.\.\.\); got none",
+        r"load\(path, network=\.\.\.\) with a .*Sequential.*; got none",
     ),
     (
         "load",

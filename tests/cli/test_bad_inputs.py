@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,10 @@ TABLE: list[tuple[str, str]] = [
     ("train dgits --out HERE/new", "no recipe, file or run is named 'dgits'; did you mean"),
     ("train digits modle.depth=8 --out HERE/new", "modle: no such section; did you mean 'model'?"),
     ("train digits model.depth=9 --out HERE/new", "wanted a depth of 6n + 2"),
+    ("train digits model.in_channels=3 --out HERE/new", "does not take inputs of shape 1x8x8"),
+    ("train digits budgets=[0.01] --out HERE/new", "a budget of 0.01 is out of reach"),
+    ("train folder data.path=HERE/empty", "in HERE/empty, got [], and no images"),
+    ("train digits --out HERE/file/new", "HERE/file/new"),
     ("train digits train.lr=fast --out HERE/new", "train.lr: got 'fast', wanted a number"),
     ("train digits train.monitor=x --out HERE/new", "train.monitor: got 'x', wanted accuracy/"),
     ("train folder data.path=HERE/nowhere --out HERE/new", "HERE/nowhere"),
@@ -64,12 +69,19 @@ TABLE: list[tuple[str, str]] = [
     ("fit HERE/trained --policy max_prb", "no policy is named 'max_prb'; did you mean 'max_prob'?"),
     ("fit HERE/trained --policy oracle", "'oracle' is a control"),
     ("fit HERE/trained --budget 0.01", "0.01"),
+    ("fit HERE/half", "which does not have it yet: offramp train HERE/half/seed-1 --resume"),
+    ("fit HERE/trained --policy {name:oops", "policy: line 1"),
     ("fit HERE/trained --budget half", "invalid value for '--budget'"),
     ("fit HERE/trained --unit flops", "flops"),
     ("fit HERE/broken", "HERE/broken"),
     ("eval HERE/nowhere", "wanted the folder of a run or of a study, got HERE/nowhere"),
     ("eval HERE/begun", "which does not have it yet: offramp train HERE/begun --resume"),
     ("eval HERE/trained", "wanted fitted policies in the run HERE/trained"),
+    (
+        "eval HERE/unlike",
+        "wanted the same policies and budgets in every run of a study",
+    ),
+    ("eval HERE/scored --device gpu", "wanted a device that is here"),
     ("eval HERE/trained --clok", "no such option: --clok"),
     ("report", "missing argument"),
     ("report HERE/nowhere", "wanted the folder of a run or of a study, got HERE/nowhere"),
@@ -135,6 +147,17 @@ def furnish(here: Path, text: str, request: pytest.FixtureRequest) -> None:
         trained: Path = request.getfixturevalue("trained")
         (here / "begun").mkdir()
         (trained / "config.yaml").rename(here / "begun" / "config.yaml")
+    if "HERE/half" in text:
+        trained = request.getfixturevalue("trained")
+        shutil.copytree(trained, here / "half" / "seed-1")
+        shutil.rmtree(here / "half" / "seed-1" / "bundle")
+        trained.rename(here / "half" / "seed-0")
+    if "HERE/unlike" in text:
+        scored: Path = request.getfixturevalue("scored")
+        shutil.copytree(scored, here / "unlike" / "seed-1")
+        scored.rename(here / "unlike" / "seed-0")
+        index = here / "unlike" / "seed-1" / "policies" / "index.json"
+        index.write_text(index.read_text("utf-8").replace('"0.5": 0.5', '"0.5": 0.6'), "utf-8")
     if "HERE/broken" in text:
         trained = request.getfixturevalue("trained")
         trained.rename(here / "broken")

@@ -15,7 +15,7 @@ import typer
 
 import offramp
 from offramp.cli import app
-from offramp.errors import BudgetError, ConfigError
+from offramp.errors import BudgetError, ConfigError, DataError
 from offramp.registry import objectives
 
 VERBS = ["demo", "list", "copy", "train", "profile", "fit", "eval", "report", "predict"]
@@ -83,6 +83,26 @@ def test_errors_on_purpose_are_one_line_and_exit_2(
 ) -> None:
     fail_with(BudgetError("wanted this,\n  got that"), monkeypatch)
     assert command("demo") == (2, "", "offramp: wanted this, got that\n")
+
+
+def test_error_of_a_loaders_worker_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    from torch.utils.data import DataLoader, Dataset
+
+    class Damaged(Dataset[Any]):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, row: int) -> Any:
+            raise DataError("cannot decode the image cat.jpg: it is a dog")
+
+    def read(*_: object, **__: object) -> None:
+        list(DataLoader(Damaged(), num_workers=1))
+
+    monkeypatch.setattr("offramp.demo.run_demo", read)
+    wanted = "offramp: cannot decode the image cat.jpg: it is a dog\n"
+    assert command("demo") == (2, "", wanted)
 
 
 def test_config_errors_are_one_line_per_fault(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import offramp
 from offramp.config import load_config
@@ -31,6 +32,16 @@ def test_profile_takes_the_shape_of_the_data() -> None:
     found = profile("digits", ["model.at=[layer1]"], batch_sizes=[1], repeats=1)
     assert found.shape == (1, 8, 8)
     assert found.costs[0].num_exits == 2
+
+
+def test_profile_takes_classes_of_a_few_images(tmp_path: Path) -> None:
+    for name in ("bus", "tram"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (9, 9)).save(tmp_path / name / f"{number}.png")
+    changes = [f"data.path={tmp_path}", "data.image_size=16"]
+    found = profile("folder", changes, batch_sizes=[1], repeats=1)
+    assert found.shape == (3, 16, 16)
 
 
 def test_profile_fetches_no_weights() -> None:

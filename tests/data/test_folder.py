@@ -72,6 +72,34 @@ def test_files_of_other_kinds_and_hidden_ones_are_passed_over(tmp_path: Path) ->
     assert sum(map(len, (splits.train, splits.validation, splits.calibration, splits.test))) == 17
 
 
+def test_hidden_folders_are_passed_over(tmp_path: Path) -> None:
+    class_folders(tmp_path, 8, classes=("bus", "tram"))
+    hidden = tmp_path / "bus" / ".ipynb_checkpoints"
+    hidden.mkdir()
+    (hidden / "bus_0-checkpoint.png").write_bytes(b"an editor's copy")
+    assert len(scan(tmp_path).labelled.images) == 16
+
+
+def test_links_in_a_circle_give_every_image_once(tmp_path: Path) -> None:
+    class_folders(tmp_path, 8, classes=("bus", "tram"))
+    (tmp_path / "bus" / "self").symlink_to(tmp_path / "bus")
+    (tmp_path / "bus" / "up").symlink_to(tmp_path)  # where the other class is
+    (tmp_path / "bus" / "more").mkdir()
+    noise("more").save(tmp_path / "bus" / "more" / "1.png")
+    (tmp_path / "bus" / "twice").symlink_to(tmp_path / "bus" / "more")
+    assert scan(tmp_path).labelled.targets.tolist() == [0] * 9 + [1] * 8
+
+
+@pytest.mark.parametrize("names", [("Train", "Test"), ("training", "validation"), ("val", "test")])
+def test_splits_by_other_names_are_not_taken_for_classes(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    for name in names:
+        class_folders(tmp_path / name, 8, classes=("bus", "tram"))
+    with pytest.raises(DataError, match=f"wanted class folders in {tmp_path}, or train, and"):
+        folder(tmp_path)
+
+
 def test_links_to_folders_are_followed(tmp_path: Path) -> None:
     class_folders(tmp_path / "elsewhere", 8, classes=("bus", "tram"))
     (tmp_path / "mine").mkdir()
@@ -102,7 +130,10 @@ def test_a_damaged_image_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_what_is_no_folder_of_classes_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"at least two class folders in .*, got \[\]"):
+    with pytest.raises(DataError, match=f"class folders in {tmp_path}, got \\[\\], and no images$"):
+        folder(tmp_path)
+    noise("loose").save(tmp_path / "loose.png")
+    with pytest.raises(DataError, match=r"got \[\], and 1 images in no class folder"):
         folder(tmp_path)
     class_folders(tmp_path, 8, classes=("bus",))
     with pytest.raises(DataError, match=r"two class folders in .*, got \['bus'\]"):

@@ -107,11 +107,27 @@ def test_a_photograph_held_upright_is_turned_upright() -> None:
     assert int(pixels[0, :4].min()) == 255 and int(pixels[0, 4:].max()) == 0  # white at the top
 
 
+def test_16_bits_of_gray_become_8_in_every_format() -> None:
+    import io
+
+    pixels = (np.arange(16, dtype=np.uint16) * 4096).reshape(4, 4)
+    pgm = Image.open(io.BytesIO(b"P5 4 4 65535\n" + pixels.astype(">u2").tobytes()))
+    files = {"PGM": pgm}
+    for kind in ("PNG", "TIFF"):
+        file = io.BytesIO()
+        gray16().save(file, kind)
+        files[kind] = Image.open(file)
+    for kind, image in files.items():
+        found = Preprocess((4, 4), mean=(0.0,), std=(1.0,), mode="L").pixels(image)
+        assert found[0].tolist() == (pixels >> 8).tolist(), kind
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
         (np.zeros((4, 4, 3), np.uint8), "wanted a PIL image, got ndarray"),
         (Image.new("F", (4, 4)), "32 bits, mode F"),
+        (Image.new("I", (4, 4)), "32 bits, mode I"),
         (Image.new("RGB", (4, 4000)), r"at most 1 : 100, got \(4, 4000\)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -13,7 +14,8 @@ import torch
 import offramp
 from offramp.config import Config, PolicyConfig, load_config
 from offramp.data import Splits
-from offramp.errors import BudgetError, RunError, ValidationError
+from offramp.errors import BudgetError, BundleError, DataError, RunError, ValidationError
+from offramp.heads import LinearHead
 from offramp.policies import create_policy
 from offramp.runs import Run, fit_policies, make_data, make_model, open_runs, score, train
 from offramp.runs.fitting import load_policies
@@ -143,6 +145,83 @@ def test_clock_says_what_was_measured(scored: Run) -> None:
         assert row["speed_up"] == pytest.approx(row["full_ms"] / row["ms"])
 
 
+def test_fitting_again_takes_away_results_of_before(scored: Run) -> None:
+    fit_policies(scored, budgets=[0.7])
+    with pytest.raises(RunError, match="offramp eval"):
+        scored.results()
+    assert [point["budget"] for point in score(scored, progress=False)["curves"]["entropy"]] == [
+        0.7
+    ]
+
+
+def test_budgets_that_are_close_are_points_of_their_own(trained: Run) -> None:
+    [fitted] = fit_policies(trained, trained.config.policies[:1], [0.6, 0.6000000001, 1.0])
+    assert fitted.budgets == {"0.6": 0.6, "0.6000000001": 0.6000000001, "1": 1.0}
+    with pytest.raises(ValidationError, match=r"budgets that differ, got \[0.6, 0.6\]"):
+        fit_policies(trained, budgets=[0.6, 0.6])
+
+
+def test_results_say_what_they_are_made_of(scored: Run) -> None:
+    made = scored.results()["made"]
+    assert (made["data"], made["model"]) == ("digits", "resnet_cifar")
+    splits = make_data(scored.config)
+    parts = ("train", "validation", "calibration", "test")
+    assert made["parts"] == {part: len(getattr(splits, part)[1]) for part in parts}
+
+
+def test_records_of_other_data_or_another_model_are_not_scored(scored: Run, tmp_path: Path) -> None:
+    config = (scored.path / "config.yaml").read_text("utf-8")
+    (scored.path / "config.yaml").write_text(config.replace("seed: 0", "seed: 1"), "utf-8")
+    with pytest.raises(RunError, match="calibration records are not what the bundle answers"):
+        score(scored, progress=False)
+    (scored.path / "config.yaml").write_text(config, "utf-8")
+    [other] = train(load_config("digits", (*SMALL, "seed=3")), tmp_path / "other", progress=False)
+    fit_policies(other)
+    score(other, progress=False)
+    shutil.rmtree(scored.records_path("test"))
+    shutil.copytree(other.records_path("test"), scored.records_path("test"))
+    with pytest.raises(RunError, match="test records are not what the bundle answers"):
+        score(scored, progress=False)
+    fewer = config.replace("data:\n", "data:\n  calibration: 0.1\n")
+    (scored.path / "config.yaml").write_text(fewer, "utf-8")
+    with pytest.raises(RunError, match="calibration records have 361 inputs, the data now 179"):
+        score(scored, progress=False)
+
+
+def test_training_again_takes_away_what_was_made_of_the_bundle_before(scored: Run) -> None:
+    (scored.path / "report.html").write_text("<!doctype html>")
+    config = (scored.path / "config.yaml").read_text("utf-8")
+    (scored.path / "config.yaml").write_text(config.replace("epochs: 2", "epochs: 1"), "utf-8")
+    for name in ("bundle", "checkpoints"):
+        shutil.rmtree(scored.path / name)
+    train(scored.config, scored.path, resume=True, progress=False)
+    names = sorted(entry.name for entry in scored.path.iterdir())
+    assert names == ["bundle", "checkpoints", "config.yaml", "metrics.jsonl", "records"]
+    assert [entry.name for entry in (scored.path / "records").iterdir()] == ["calibration"]
+
+
+def test_run_in_a_folder_named_as_a_recipe_keeps_its_own_configuration(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained.path.rename(tmp_path / "mnist")
+    monkeypatch.chdir(tmp_path)
+    assert Run(Path("mnist")).config.data.name == "digits"
+
+
+def test_damaged_files_of_a_run_are_named(scored: Run) -> None:
+    for file, read in (
+        (scored.results_path, scored.results),
+        (scored.policies_path / "index.json", lambda: load_policies(scored)),
+    ):
+        for text in ("{", "[1]"):
+            file.write_text(text)
+            with pytest.raises(RunError, match=f"{file.name} is damaged: "):
+                read()
+    (scored.policies_path / "index.json").write_text("{}")
+    with pytest.raises(RunError, match=r"index\.json, or a policy that it names, is damaged"):
+        load_policies(scored)
+
+
 def test_several_seeds_are_runs_of_their_own(tmp_path: Path) -> None:
     config = load_config("digits", (*SMALL, "train.epochs=1"))
     runs = train(config, tmp_path / "study", seeds=2, progress=False)
@@ -167,6 +246,79 @@ def test_folder_of_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
     with pytest.raises(RunError, match="empty folder"):
         train(load_config("digits", SMALL), tmp_path, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "told"),
+    [
+        ("model.in_channels=3", ValidationError, "does not take inputs of shape 1x8x8, 2 at once"),
+        ("budgets=[0.5, 0.01]", BudgetError, r"budgets: a budget of 0\.01 is out of reach"),
+        ("policies=[{name: fixed, exit: 9}]", ValidationError, r"an exit in 0\.\.1, got 9"),
+        ("objective={name: distill, teacher: gone}", BundleError, "gone, got nothing there"),
+        ("data.images_per_class=10000", DataError, "images_per_class=10000"),
+    ],
+)
+def test_training_that_cannot_succeed_is_refused_before_it_begins(
+    change: str,
+    error: type[Exception],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("offramp.runs.training.fit", None)
+    with pytest.raises(error, match=told):
+        train(load_config("digits", (*SMALL, change)), tmp_path / "a" / "b", progress=False)
+    assert not (tmp_path / "a").exists()
+
+
+def test_batches_of_one_that_batch_norm_refuses_are_told_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pooled(*_: object) -> offramp.MultiExitModel:
+        body = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.BatchNorm2d(1))
+        return offramp.MultiExitModel([body], [LinearHead(1, 10)])
+
+    monkeypatch.setattr("offramp.runs.training.make_model", pooled)
+    monkeypatch.setattr("offramp.runs.training.fit", None)
+    words = (*SMALL, "train.batch_size=1", "budgets=[1.0]")
+    with pytest.raises(ValidationError, match="not train on inputs of shape 1x8x8, 1 at once"):
+        train(load_config("digits", words), tmp_path / "r", progress=False)
+
+
+def test_folder_that_cannot_be_written_is_told_before_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("offramp.runs.training.make_data", None)
+    with pytest.raises(NotADirectoryError):
+        train(load_config("digits", SMALL), tmp_path / "file" / "run", progress=False)
+
+
+def test_full_disk_at_the_first_checkpoint_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("offramp.train.resume.save_checkpoint", full)
+    config = load_config("digits", (*SMALL, "train.monitor=nll/mean"))  # best weights come first
+    with pytest.raises(OSError, match="No space left"):
+        train(config, tmp_path / "new" / "run", progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_run_killed_before_its_first_step_may_begin_anew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text("name: of another try\n")
+    (run / "config.yaml.0123456789abcdef.partial").write_text("na")
+    train(load_config("digits", (*SMALL, "train.epochs=1")), run, progress=False)
+    assert Run(run).bundle().class_names
+
+
+def test_single_run_is_no_folder_for_several(trained: Run) -> None:
+    with pytest.raises(RunError, match=r"wanted a folder for 2 runs, got .* a single one"):
+        train(trained.config, trained.path, seeds=2, resume=True, progress=False)
 
 
 def test_finished_run_resumed_stays_as_it_is(trained: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -36,4 +37,4 @@ def copy(recipe: Recipe, rest: Rest = None, force: Force = False) -> None:
     if extra := [word for word in changes if "=" not in word]:
         raise ConfigError([f"wanted one path and then key=value, got {extra[0]!r} too"])
     written = copy_config(recipe, path, changes, force=force)
-    typer.echo(f"Wrote {written}\nNext: offramp train {written}")
+    typer.echo(f"Wrote {written}\nNext: {shlex.join(['offramp', 'train', str(written)])}")

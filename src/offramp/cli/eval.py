@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +16,18 @@ if TYPE_CHECKING:
 
 Path_ = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a study.")]
 Clock = Annotated[bool, typer.Option("--clock", help="Also time the first policy, measured.")]
+Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
-def evaluate(run: Path_, clock: Clock = False, quiet: Quiet = False, as_json: Json = False) -> None:
+def evaluate(
+    run: Path_,
+    clock: Clock = False,
+    device: Device = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """Score the fitted policies on the test part: accuracy, cost and exit rates at every budget.
 
     The model runs over the test part once and its records are kept; scoring again replays them.
@@ -30,9 +38,11 @@ def evaluate(run: Path_, clock: Clock = False, quiet: Quiet = False, as_json: Js
       offramp eval runs/mnist --clock
       offramp eval runs/mnist --json > results.json
     """  # noqa: D301 - typer keeps the lines after a backspace as they are
-    from ..runs import open_runs, score
+    from ..runs import check_alike, open_runs, score
 
-    results = [score(each, clock=clock, progress=not quiet) for each in open_runs(run)]
+    runs = open_runs(run)
+    check_alike(runs)  # before the first is scored
+    results = [score(each, clock=clock, device=device, progress=not quiet) for each in runs]
     if as_json:
         typer.echo(json.dumps(results if len(results) > 1 else results[0], indent=1))
         return
@@ -40,7 +50,7 @@ def evaluate(run: Path_, clock: Clock = False, quiet: Quiet = False, as_json: Js
 
     screen = Console(highlight=False)
     screen.print(table(results))
-    typer.echo(f"Next: offramp report {run}")
+    typer.echo(f"Next: {shlex.join(['offramp', 'report', str(run)])}")
 
 
 def table(results: list[dict[str, Any]]) -> Table:

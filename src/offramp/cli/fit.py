@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,9 @@ import typer
 Path_ = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a study.")]
 Policy = Annotated[
     list[str] | None,
-    typer.Option(help="Name of a policy; repeat for several. By default those of the recipe."),
+    typer.Option(
+        help="Name of a policy, or {name: NAME, option: value}; repeat. By default the recipe's."
+    ),
 ]
 Budgets = Annotated[
     list[float] | None,
@@ -39,15 +42,16 @@ def fit(
       offramp fit runs/mnist --policy entropy --budget 0.5
       offramp fit runs/mnist --policy max_prob --policy margin --budget 0.3 --budget 0.5
     """  # noqa: D301 - typer keeps the lines after a backspace as they are
-    from ..config import load_config
+    from ..config import named_policies
     from ..runs import fit_policies, open_runs
 
-    changes = [] if policy is None else [f"policies={json.dumps(policy)}"]
-    changes += [] if budget is None else [f"budgets={json.dumps(budget)}"]
-    runs = [(each, load_config(each.path, changes)) for each in open_runs(run)]
+    policies = None if policy is None else named_policies(policy)
+    runs = open_runs(run)
+    for each in runs:
+        each.check_trained()  # before the first is fitted
     told = []
-    for each, config in runs:
-        fitted = fit_policies(each, config.policies, config.budgets, unit=unit)
+    for each in runs:
+        fitted = fit_policies(each, policies, budget, unit=unit)
         points = list(fitted[0].budgets)
         names = [one.label for one in fitted]
         told.append({"run": str(each.path), "policies": names, "points": points, "unit": unit})
@@ -56,4 +60,4 @@ def fit(
         return
     for line in told:
         typer.echo(f"{line['run']}: {', '.join(line['policies'])} at {', '.join(line['points'])}")
-    typer.echo(f"Next: offramp eval {run}")
+    typer.echo(f"Next: {shlex.join(['offramp', 'eval', str(run)])}")

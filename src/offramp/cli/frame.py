@@ -69,7 +69,7 @@ class Verbs(TyperGroup):
         except ConfigError as error:
             code = _say(*error.faults)
         except OfframpError as error:
-            code = _say(str(error))
+            code = _say(_own_words(error))
         except BrokenPipeError:
             code = _nobody_reads()
         except OSError as error:
@@ -94,6 +94,14 @@ def _say(*lines: str) -> int:
     for line in lines:
         typer.echo(f"offramp: {' '.join(line.split())}", err=True)
     return BAD_INPUT
+
+
+def _own_words(error: OfframpError) -> str:
+    """What an error says; where a DataLoader's worker raised it, torch puts a traceback before."""
+    text = str(error)
+    if text.startswith("Caught ") and "DataLoader worker" in text:
+        return text.strip().splitlines()[-1].partition(": ")[2]
+    return text
 
 
 def _usage(error: Any) -> str:

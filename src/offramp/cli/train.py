@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,7 +64,7 @@ def train(
         typer.echo(f"{each['run']}: {_shares([each])}; bundle in {each['bundle']}")
     if len(told) > 1:
         typer.echo(f"{len(told)} seeds, mean ± standard deviation: {_shares(told)}")
-    typer.echo(f"Next: offramp fit {out}")
+    typer.echo(f"Next: {shlex.join(['offramp', 'fit', str(out)])}")
 
 
 def _shares(told: list[dict[str, Any]]) -> str:

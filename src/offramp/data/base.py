@@ -63,12 +63,17 @@ def first_inputs(data: Data, rows: int = 1) -> State:
     """The first inputs of some data, as a batch; fewer where there are not as many."""
     if isinstance(data, DataLoader):
         return map_tensors(lambda tensor: tensor[:rows], next(iter(data))[0])
+    num = len(cast(Any, data[1] if isinstance(data, tuple) else data))
+    return inputs_at(data, range(min(rows, num)))
+
+
+def inputs_at(data: Data, rows: Sequence[int]) -> State:
+    """The inputs of some rows of data that are no DataLoader, as a batch."""
     if isinstance(data, tuple):
-        return map_tensors(lambda tensor: tensor[:rows], data[0])
-    num = min(rows, len(cast(Any, data)))
+        return take(data[0], torch.tensor(rows))
     if hasattr(data, "batch"):
-        return cast(Any, data).batch(torch.arange(num))[0]
-    return default_collate([cast(Dataset[Any], data)[row][0] for row in range(num)])
+        return cast(Any, data).batch(torch.tensor(rows))[0]
+    return default_collate([cast(Dataset[Any], data)[row][0] for row in rows])
 
 
 def create_dataset(name: str, **options: Any) -> Splits:

@@ -22,6 +22,7 @@ EXTENSIONS = (
     *(".tif", ".tiff", ".ppm", ".pgm", ".jfif", ".avif"),
 )
 _VALIDATION = ("val", "valid", "validation", "dev")
+_SPLITS = {*_VALIDATION, "train", "training", "test", "testing"}
 
 
 class Found(NamedTuple):
@@ -51,9 +52,9 @@ def imagefolder(
     Classes are numbered in the order of their names. Where the folder has a folder ``train`` of
     class folders, that and ``val`` (or valid, validation, dev) and ``test`` are the official
     splits, used as `offramp.data.parts` says; without it the images are split in four. Files are
-    passed over whose extension is none of an image's, or whose name begins with a dot; any other
-    that cannot be read is an error. The middle of each image is cut out, after its shorter side has
-    become 8/7 of ``image_size``.
+    passed over whose extension is none of an image's, and what has a name that begins with a dot;
+    any other image that cannot be read is an error. The middle of each image is cut out, after its
+    shorter side has become 8/7 of ``image_size``.
 
     Args:
         path: the folder.
@@ -97,6 +98,7 @@ def scan_splits(folder: Path) -> tuple[Official, list[str]]:
         DataError: if there are no class folders, or one of them has no images.
     """
     if not has_splits(folder):
+        _check_no_splits(folder)
         found = scan(folder)
         return Official(found.labelled), found.class_names
     labelled, names = scan(folder / "train")
@@ -137,11 +139,13 @@ def scan(folder: Path, class_names: Sequence[str] | None = None) -> Found:
     if unknown:
         raise DataError(f"{folder} has classes that the training images have not: {unknown[:5]}")
     if len(names) < 2:
-        raise DataError(f"wanted at least two class folders in {folder}, got {names}")
+        raise DataError(
+            f"wanted at least two class folders in {folder}, got {names}{_loose(folder, names)}"
+        )
     paths: list[str] = []
     counts = []
     for name in names:
-        found = _images(folder / name)
+        found = image_files(folder / name)
         if not found and (class_names is None or name in there):
             raise DataError(
                 f"wanted images in the class folder {folder / name}, got none of the kinds "
@@ -158,18 +162,44 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
+def image_files(folder: Path) -> list[str]:
+    """Paths of the images below a folder, at any depth, sorted.
+
+    Links to folders are followed, each folder is looked at once, and hidden ones are not.
+    """
+    home = os.path.realpath(folder)
+    seen: set[str] = set()
+    found: list[str] = []
+    for where, inside, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen or home.startswith(f"{real}{os.sep}"):  # a link back or up: other classes
+            inside.clear()
+            continue
+        seen.add(real)
+        inside[:] = sorted(name for name in inside if not name.startswith("."))
+        found += [os.path.join(where, name) for name in names if is_image(name)]
+    return sorted(found)
+
+
+def _check_no_splits(folder: Path) -> None:
+    """Raise what says that folders are splits by their names, and would be taken for classes."""
+    names = _folders(folder)
+    if names and all(name.lower() in _SPLITS for name in names):
+        raise DataError(
+            f"wanted class folders in {folder}, or train, and val and test if there are, with "
+            f"class folders each; got {names}"
+        )
+
+
+def _loose(folder: Path, names: Sequence[str]) -> str:
+    """What lies in a folder without class folders, in words."""
+    if names:
+        return ""
+    num = sum(is_image(entry.name) for entry in os.scandir(folder))
+    return f", and {num} images in no class folder" if num else ", and no images"
+
+
 def _folders(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; hidden ones are not looked at."""
     inside = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
     return sorted(name for name in inside if not name.startswith("."))
-
-
-def _images(folder: Path) -> list[str]:
-    """Paths of the images below a folder, at any depth, sorted; links to folders are followed."""
-    found = [
-        os.path.join(where, name)
-        for where, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if is_image(name)
-    ]
-    return sorted(found)

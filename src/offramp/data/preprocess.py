@@ -23,6 +23,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 _CHANNELS = {"RGB": 3, "L": 1}
+_SIXTEEN = ("PNG", "PPM")  # formats of 16 bits at most, which Pillow may hold as 32
 _MAX_SIDE = 8192  # a size read from a file must not make a computer run out of memory
 _MAX_ASPECT = 100  # nor must an image of one pixel by a million
 
@@ -160,6 +161,8 @@ def _upright(image: Image) -> Image:
 def _converted(image: Image, mode: Mode) -> Image:
     from PIL import Image
 
+    if image.mode == "I" and image.format in _SIXTEEN:
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise DataError(f"wanted an image of 8 or 16 bits, got one of 32 bits, mode {image.mode}")
     if image.mode.startswith("I;16"):

@@ -3,6 +3,7 @@
 from .build import make_data as make_data
 from .build import make_model as make_model
 from .build import make_objective as make_objective
+from .fitting import check_alike as check_alike
 from .fitting import fit_policies as fit_policies
 from .folder import Run as Run
 from .folder import is_run as is_run

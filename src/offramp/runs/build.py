@@ -12,10 +12,11 @@ from ..bundle import load
 from ..config import Config
 from ..data.augment import Augment, augmentation
 from ..data.base import Splits, create_dataset
-from ..errors import DataError
+from ..errors import DataError, OfframpError, ValidationError
 from ..model import MultiExitModel, create_model
 from ..objectives import Objective, create_objective
 from ..registry import models
+from ..trees import State, tensors
 
 
 def make_data(config: Config) -> Splits:
@@ -50,6 +51,27 @@ def make_model(config: Config, splits: Splits) -> MultiExitModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)
         return create_model(config.model.name, **options)
+
+
+def dry_run(model: MultiExitModel, example: State) -> None:
+    """Run a model once, so that inputs it does not take are told before the long work.
+
+    Raises:
+        ValidationError: if it does not take inputs of that shape.
+    """
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model(example)
+    except OfframpError:
+        raise
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        shape = "x".join(str(side) for side in tensors(example)[0].shape[1:])
+        mode = "train on" if model.training else "take"
+        told = str(error).partition("\n")[0]
+        raise ValidationError(
+            f"the model does not {mode} inputs of shape {shape}, {len(tensors(example)[0])} at "
+            f"once: {told}"
+        ) from None
 
 
 def make_objective(named: Mapping[str, Any]) -> Objective:

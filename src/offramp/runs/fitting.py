@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ..bundle import save
-from ..config import PolicyConfig
-from ..errors import RunError, ValidationError
+from ..config import Config, PolicyConfig
+from ..errors import BudgetError, RunError, ValidationError
 from ..files import write_text
+from ..functional import check_budget
 from ..policies import ExitPolicy, create_policy
 from ..policies.base import Control
 from ..train.checkpoint import load_tensors, save_tensors
-from ..types import UNITS, Budget
+from ..types import UNITS, Budget, Costs
 from .folder import Run
 
 INDEX = "index.json"
@@ -37,6 +39,8 @@ def fit_policies(
 ) -> list[Fitted]:
     """Fit policies to budgets on the calibration part; the first one goes into the bundle.
 
+    Results of policies that were fitted before are taken away.
+
     Args:
         run: a trained run.
         policies: by default those of the run's configuration.
@@ -51,20 +55,23 @@ def fit_policies(
     config, bundle, records = run.config, run.bundle(), run.calibration()
     chosen = config.policies if policies is None else policies
     asked = config.budgets if budgets is None else budgets
-    points = {f"{budget:g}": Budget(budget, unit, relative=True) for budget in asked}
-    if bundle.costs is None or not chosen or not points:
+    if bundle.costs is None or not chosen or not asked:
         raise RunError(
             f"wanted costs, policies and budgets to fit, got {len(chosen)} policies, "
-            f"{len(points)} budgets and {'no' if bundle.costs is None else ''} costs"
+            f"{len(asked)} budgets and {'no' if bundle.costs is None else ''} costs"
         )
     if unit not in UNITS:
         raise ValidationError(f"wanted unit as one of {list(UNITS)}, got {unit!r}")
-    numbers = dict(zip(points, asked, strict=True))
+    numbers = {repr(float(budget)).removesuffix(".0"): float(budget) for budget in asked}
+    if len(numbers) < len(asked):
+        raise ValidationError(f"wanted budgets that differ, got {list(asked)}")
+    points = {name: Budget(budget, unit, relative=True) for name, budget in numbers.items()}
     fitted = [
         Fitted(each.label, _policy(each, bundle.costs.num_exits), numbers, unit) for each in chosen
     ]
     for each in fitted:
         each.policy.fit_points(records, bundle.costs, points)
+    run.results_path.unlink(missing_ok=True)  # they are of the policies before
     _write(run, fitted, chosen)
     save(
         run.bundle_path,
@@ -82,21 +89,56 @@ def load_policies(run: Run) -> list[Fitted]:
     """The policies that were fitted in a run.
 
     Raises:
-        RunError: if there are none.
+        RunError: if the run is not trained to its end, or there are none, or they are damaged.
     """
+    run.check_trained()
     file = run.policies_path / INDEX
     if not file.is_file():
-        raise RunError(
-            f"wanted fitted policies in the run {run.path}, got none yet: offramp fit {run.path}"
-        )
-    index = json.loads(file.read_text(encoding="utf-8"))
+        command = shlex.join(["offramp", "fit", str(run.path)])
+        raise RunError(f"wanted fitted policies in the run {run.path}, got none yet: {command}")
+    index = run.read_json(file, "fit")
     found = []
-    for entry in index["policies"]:
-        config = PolicyConfig(**entry)
-        policy = _policy(config, index["num_exits"])
-        policy.load_state_dict(load_tensors(run.policies_path / _file(config.label)))
-        found.append(Fitted(config.label, policy, index["budgets"], index["unit"]))
+    try:
+        for entry in index["policies"]:
+            config = PolicyConfig(**entry)
+            policy = _policy(config, index["num_exits"])
+            policy.load_state_dict(load_tensors(run.policies_path / _file(config.label)))
+            found.append(Fitted(config.label, policy, index["budgets"], index["unit"]))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise RunError(f"{file}, or a policy that it names, is damaged: {error}") from None
     return found
+
+
+def check_fit(config: Config, costs: Costs) -> None:
+    """Raise what says why a configuration's policies cannot be made or its budgets be met.
+
+    Raises:
+        ValidationError: if a policy cannot be made for so many exits.
+        BudgetError: if a budget is out of reach; the message states the reachable range.
+    """
+    for each in config.policies:
+        _policy(each, costs.num_exits)
+    for budget in config.budgets:
+        try:
+            check_budget(costs.relative(), budget)
+        except BudgetError as error:
+            raise BudgetError(f"budgets: {error}") from None
+
+
+def check_alike(runs: Sequence[Run]) -> None:
+    """Raise what says that runs of one study are fitted unlike each other, if they are.
+
+    Raises:
+        RunError: if one has no fitted policies, or others than the first, or other budgets.
+    """
+    first, *others = [[(f.label, f.budgets, f.unit) for f in load_policies(run)] for run in runs]
+    for run, fitted in zip(runs[1:], others, strict=True):
+        if fitted != first:
+            command = shlex.join(["offramp", "fit", str(run.path.parent)])
+            raise RunError(
+                f"wanted the same policies and budgets in every run of a study, got others in "
+                f"{run.path} than in {runs[0].path}: {command} fits all of them"
+            )
 
 
 def _policy(config: PolicyConfig, num_exits: int) -> ExitPolicy:

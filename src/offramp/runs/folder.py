@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..recipes import list_recipes
 from ..records import load_records
 from ..types import Records
 
+CONFIG = "config.yaml"
 SEED = "seed-"  # how the folders of a study's runs begin
 
 
@@ -30,7 +32,7 @@ class Run:
     @property
     def config(self) -> Config:
         """The configuration that the run was made with."""
-        return load_config(self.path)
+        return load_config(self.path / CONFIG)  # the folder may be named as a recipe is
 
     @property
     def bundle_path(self) -> Path:
@@ -57,7 +59,7 @@ class Run:
         Raises:
             RunError: if the run is not trained to its end.
         """
-        self._wanted(self.bundle_path / "bundle.json", f"offramp train {self.path} --resume")
+        self.check_trained()
         return load(self.bundle_path)
 
     def calibration(self) -> Records:
@@ -66,9 +68,8 @@ class Run:
         Raises:
             RunError: if the run is not trained to its end.
         """
-        folder = self.records_path("calibration")
-        self._wanted(folder / "index.json", f"offramp train {self.path} --resume")
-        return load_records(folder)
+        self.check_trained()
+        return load_records(self._calibration_path)
 
     def results(self) -> dict[str, Any]:
         """The results of a run that was evaluated.
@@ -76,11 +77,39 @@ class Run:
         Raises:
             RunError: if it was not.
         """
-        self._wanted(self.results_path, f"offramp eval {self.path}")
-        return json.loads(self.results_path.read_text(encoding="utf-8"))
+        return self.read_json(self.results_path, "eval")
 
-    def _wanted(self, file: Path, command: str) -> None:
+    def check_trained(self) -> None:
+        """Raise what says how to go on, where the run is not trained to its end.
+
+        Raises:
+            RunError: if it is not.
+        """
+        for file in (self.bundle_path / "bundle.json", self._calibration_path / "index.json"):
+            self._wanted(file, "train", "--resume")
+
+    def read_json(self, file: Path, verb: str) -> dict[str, Any]:
+        """What a file of the run holds.
+
+        Raises:
+            RunError: if it is not there, and then which verb makes it, or is damaged.
+        """
+        self._wanted(file, verb)
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise RunError(f"{file} is damaged: {error}") from None
+        if not isinstance(found, dict):
+            raise RunError(f"{file} is damaged: wanted a mapping, got a {type(found).__name__}")
+        return found
+
+    @property
+    def _calibration_path(self) -> Path:
+        return self.records_path("calibration")
+
+    def _wanted(self, file: Path, verb: str, *options: str) -> None:
         if not file.is_file():
+            command = shlex.join(["offramp", verb, str(self.path), *options])
             raise RunError(
                 f"wanted {file.relative_to(self.path)} in the run {self.path}, which does not "
                 f"have it yet: {command}"
@@ -89,7 +118,7 @@ class Run:
 
 def is_run(source: str | Path) -> bool:
     """Whether a source of a configuration is the folder of a run, and no recipe of that name."""
-    return str(source) not in list_recipes() and (Path(source) / "config.yaml").is_file()
+    return str(source) not in list_recipes() and (Path(source) / CONFIG).is_file()
 
 
 def open_runs(path: str | Path) -> list[Run]:
@@ -99,12 +128,12 @@ def open_runs(path: str | Path) -> list[Run]:
         RunError: if the folder holds no run.
     """
     folder = Path(path)
-    if (folder / "config.yaml").is_file():
+    if (folder / CONFIG).is_file():
         return [Run(folder)]
     named = {entry: entry.name.removeprefix(SEED) for entry in folder.glob(f"{SEED}*")}
     found = [entry for entry, seed in named.items() if seed.isdigit()]
     runs = [Run(entry) for entry in sorted(found, key=lambda entry: int(named[entry]))]
-    runs = [run for run in runs if (run.path / "config.yaml").is_file()]
+    runs = [run for run in runs if (run.path / CONFIG).is_file()]
     if not runs:
         what = "is no folder" if not folder.is_dir() else "has neither config.yaml nor seed-* runs"
         raise RunError(f"wanted the folder of a run or of a study, got {folder}, which {what}")

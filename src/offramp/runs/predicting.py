@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..bundle import Bundle
+from ..data.encoded import Paths, decode
+from ..data.folder import image_files
 from ..data.preprocess import Preprocess
 from ..errors import DataError, RunError, extra
 from ..policies import ExitPolicy
 from ..runtime.adaptive import run
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class Answer(NamedTuple):
@@ -35,12 +31,13 @@ def predict(
 ) -> Iterator[Answer]:
     """Answer for image files, in their order.
 
-    All files are looked at before the first answer, so that one that cannot be read is found before
-    anything is said.
+    The heads of all files are read before the first answer, so that what is no image is found
+    before anything is said.
 
     Args:
         bundle: with a policy and the preprocessing of its data.
-        files: image files, and folders, whose image files are taken in the order of their names.
+        files: image files, and folders, whose image files at any depth are taken in the order of
+            their names, less hidden ones.
         point: operating point of the policy; by default the one it is set to.
         batch_size: images that run together.
 
@@ -55,53 +52,47 @@ def predict(
         raise RunError("wanted a bundle that says how images are prepared, got one without")
     if point is not None:
         bundle.policy.use(point)
-    found = _expand(files)
-    for file in found:
-        _open(file).close()
-    return _answers(bundle, bundle.policy, bundle.preprocess, found, batch_size)
+    images = Paths(_expand(files))
+    for file in images.paths:
+        _check(file)
+    return _answers(bundle, bundle.policy, bundle.preprocess, images, batch_size)
 
 
 def _answers(
-    bundle: Bundle, policy: ExitPolicy, prepare: Preprocess, files: Sequence[Path], batch_size: int
+    bundle: Bundle, policy: ExitPolicy, prepare: Preprocess, images: Paths, batch_size: int
 ) -> Iterator[Answer]:
-    for start in range(0, len(files), batch_size):
-        chunk = files[start : start + batch_size]
-        inputs = torch.stack([_read(prepare, file) for file in chunk])
+    names = list(bundle.class_names or [])
+    for start in range(0, len(images), batch_size):
+        rows = range(len(images))[start : start + batch_size]
+        inputs = prepare.normalise(torch.stack([decode(images, row, prepare) for row in rows]))
         prediction = run(bundle.model, policy, inputs)
         shares, labels = prediction.logits.softmax(1).max(1)
-        for file, share, label, left in zip(
-            chunk, shares.tolist(), labels.tolist(), prediction.exits.tolist(), strict=True
+        for row, share, label, left in zip(
+            rows, shares.tolist(), labels.tolist(), prediction.exits.tolist(), strict=True
         ):
-            name = bundle.class_names[label] if bundle.class_names else str(label)
-            yield Answer(str(file), name, share, left)
+            name = names[label] if label < len(names) else str(label)  # a model may have more
+            yield Answer(images.name(row), name, share, left)
 
 
-def _expand(files: Sequence[str | Path]) -> list[Path]:
-    found: list[Path] = []
+def _expand(files: Sequence[str | Path]) -> list[str]:
+    found: list[str] = []
     for path in map(Path, files):
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES)
-        if path.is_dir() and not inside:
+        inside = image_files(path) if path.is_dir() else [str(path)]
+        if not inside:
             raise DataError(f"wanted a folder with images, got {path}, which has none")
-        found += inside if path.is_dir() else [path]
+        found += inside
     if not found:
         raise DataError("wanted at least one image file, got none")
     return found
 
 
-def _open(file: Path) -> Image.Image:
+def _check(file: str) -> None:
+    """Look at the head of an image file."""
     with extra("data"):
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     try:
-        return Image.open(file)
+        Image.open(file).close()
     except FileNotFoundError:
         raise DataError(f"wanted an image file, got {file}, which does not exist") from None
-    except (UnidentifiedImageError, OSError):
+    except Exception:  # damaged files raise whatever the decoder stumbles over
         raise DataError(f"wanted an image file, got {file}, which is none") from None
-
-
-def _read(prepare: Preprocess, file: Path) -> Tensor:
-    with _open(file) as image:
-        try:
-            return prepare(image)
-        except OSError as error:
-            raise DataError(f"wanted a whole image file, got {file}: {error}") from None

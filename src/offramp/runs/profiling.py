@@ -17,14 +17,12 @@ from ..costs import measure
 from ..errors import ConfigError, ValidationError
 from ..model import MultiExitModel, create_model
 from ..registry import datasets, models
-from ..trees import State, tensors
+from ..trees import State, move, tensors
 from ..types import Costs
-from .build import make_data, make_model
+from .build import dry_run, make_data, make_model
 from .device import find_device
 
 BUNDLE = "bundle.json"
-
-_FEW = 8  # images per class: the shape of one input is all that is wanted
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ def profile(
         config = load_config(source, overrides)
         name, (model, example) = config.model.name, _from_config(config, given)
     model = model.to(place).eval()
-    _dry_run(model, example.to(place) if given is not None else example, shape)
+    dry_run(model, move(example, place))
     found = [_measure(model, example, size, repeats) for size in batch_sizes]
     sides = tuple(tensors(example)[0].shape[1:])
     return Profile(name, sides, str(place), *map(list, zip(*found, strict=True)))
@@ -112,9 +110,10 @@ def _from_config(config: Config, given: State | None) -> tuple[MultiExitModel, S
     )
     if given is not None:
         return create_model(config.model.name, **options), given
-    if "images_per_class" in inspect.signature(datasets.get(config.data.name)).parameters:
-        few = {**config.data.options, "images_per_class": _FEW}
-        config = config.model_copy(update={"data": config.data.model_copy(update={"options": few})})
+    if "in_memory" in inspect.signature(datasets.get(config.data.name)).parameters:
+        files = {**config.data.options, "in_memory": False}  # one input is all that is decoded
+        data = config.data.model_copy(update={"options": files})
+        config = config.model_copy(update={"data": data})
     splits = make_data(config)
     return make_model(config, splits), splits.example()
 
@@ -130,17 +129,6 @@ def _measure(
         return costs, 0.0
     full = {**costs.full, "latency_ms": float(whole.latency_ms[0])}
     return replace(costs, full=full), float(whole.spread_ms[0])
-
-
-def _dry_run(model: MultiExitModel, example: State, shape: str | None) -> None:
-    if shape is None:
-        return
-    try:
-        with torch.no_grad():
-            model(example)
-    except RuntimeError as error:
-        told = str(error).partition("\n")[0]
-        raise ValidationError(f"the model does not take inputs of shape {shape}: {told}") from None
 
 
 def _sides(shape: str) -> list[int]:

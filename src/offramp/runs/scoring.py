@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..bundle import Bundle
 from ..config import Config
-from ..costs import count_macs
+from ..costs import count_macs, device_of
 from ..data.base import Splits
 from ..data.batches import open_data
 from ..errors import RunError
@@ -28,8 +28,10 @@ from ..trees import State, move
 from ..types import Costs, Records
 from ..version import __version__
 from .build import make_data
+from .device import find_device
 from .fitting import Fitted, load_policies
 from .folder import Run
+from .recorded import check_records
 from .samples import draw_samples
 
 FORMAT, VERSION = "offramp-results", 1
@@ -38,7 +40,13 @@ CONTROLS = ("random", "oracle")
 _CLOCK_ROWS = {1: 32, 32: 256}  # batch size -> inputs that are timed
 
 
-def score(run: Run, *, clock: bool = False, progress: bool = True) -> dict[str, Any]:
+def score(
+    run: Run,
+    *,
+    clock: bool = False,
+    device: torch.device | str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
     """Score a run on the test part and write ``results.json``.
 
     The model runs over the test part once; its records stay in the run, and scoring again replays
@@ -47,21 +55,27 @@ def score(run: Run, *, clock: bool = False, progress: bool = True) -> dict[str, 
     Args:
         run: a run with fitted policies.
         clock: also time adaptive runs of the first policy against the full network.
+        device: where the model runs; by default on a GPU, where there is one.
         progress: show progress bars on standard error.
 
     Returns:
         What was written; see `offramp.report`.
 
     Raises:
-        RunError: if the run is not trained to its end or has no fitted policies.
+        RunError: if the run is not trained to its end or has no fitted policies, or its data or
+            its model are no longer those of its records.
     """
+    place = find_device(device)
     config, bundle, fitted = run.config, run.bundle(), load_policies(run)
     if bundle.costs is None:
         raise RunError(f"wanted a bundle with costs in {run.bundle_path}, got one without")
-    splits = make_data(config)
+    bundle.model.to(place)
+    splits, calibration = make_data(config), run.calibration()
+    check_records(bundle.model, splits.calibration, calibration, f"{run.path}: calibration")
     test = _test_records(run, bundle, splits, progress)
-    results = _figures(config, bundle.costs, splits, run.calibration(), test, fitted)
-    example = move(splits.example(), "cpu")
+    results = _figures(config, bundle.costs, splits, calibration, test, fitted)
+    results["made"] = _made(config, splits)
+    example = move(splits.example(), place)
     results["static"] = _truncated(bundle, bundle.costs, example, test)
     results["samples"] = draw_samples(
         splits.test, test, [(f.label, _exits(f, test)) for f in fitted]
@@ -74,7 +88,9 @@ def score(run: Run, *, clock: bool = False, progress: bool = True) -> dict[str, 
 def _test_records(run: Run, bundle: Bundle, splits: Splits, progress: bool) -> Records:
     folder = run.records_path("test")
     if (folder / "index.json").is_file():
-        return load_records(folder)
+        found = load_records(folder)
+        check_records(bundle.model, splits.test, found, f"{run.path}: test")
+        return found
     return record(bundle.model, splits.test, path=folder, progress=progress)
 
 
@@ -156,7 +172,8 @@ def _clock(bundle: Bundle, fitted: Fitted, splits: Splits) -> list[dict[str, Any
     rows = []
     for size, count in _CLOCK_ROWS.items():
         found = islice(open_data(splits.test, size).batches(None), count // size)
-        clocks = time_policies(bundle.model, ways, [batch.inputs for batch in found])
+        inputs = [move(batch.inputs, device_of(bundle.model)) for batch in found]
+        clocks = time_policies(bundle.model, ways, inputs)
         rows += [
             {"policy": fitted.label, "budget": budget, **clock._asdict()}
             for budget, clock in clocks.items()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,22 @@ import torch
 
 from ..bundle import save
 from ..config import Config, dump_config, load_config
-from ..costs import measure
+from ..costs import device_of, measure
 from ..data.base import Splits
-from ..errors import OfframpError, RunError
+from ..errors import RunError
 from ..files import write_text
 from ..model import MultiExitModel
 from ..records import record
 from ..train.loop import fit
 from ..train.world import World
+from ..trees import move
 from ..types import Costs
-from .build import make_augment, make_data, make_model, make_objective
+from .build import dry_run, make_augment, make_data, make_model, make_objective
 from .device import find_device
-from .folder import SEED, Run
+from .fitting import check_fit
+from .folder import CONFIG, SEED, Run
+
+_FIRST = (CONFIG, "metrics.jsonl")  # what there is before the first checkpoint
 
 
 def train(
@@ -37,7 +43,8 @@ def train(
     """Train, record the calibration part and save a bundle; once per seed.
 
     The test part is not touched. What stops on the way goes on with ``resume``; runs that are
-    trained already stay as they are.
+    trained already stay as they are. Policies and budgets that could not be fitted are told before
+    training. What was made of an earlier bundle of the run, such as results, is taken away.
 
     Args:
         config: what to train, and on what.
@@ -55,6 +62,7 @@ def train(
     plan = _plan(config, Path(out), seeds)
     for run, own in plan:  # every folder is looked at before the first is trained
         _check(run, own, resume)
+    World.current().barrier()  # no process writes before all have looked
     for run, own in plan:
         if not (run.bundle_path / "bundle.json").is_file():
             _train(run, own, resume=resume, device=place, progress=progress)
@@ -66,6 +74,8 @@ def _plan(config: Config, out: Path, seeds: int) -> list[tuple[Run, Config]]:
         raise RunError(f"wanted at least one seed, got {seeds}")
     if seeds == 1:
         return [(Run(out), config)]
+    if (out / CONFIG).is_file():
+        raise RunError(f"wanted a folder for {seeds} runs, got {out}, which holds a single one")
     own = [config.model_copy(update={"seed": config.seed + n}) for n in range(seeds)]
     return [(Run(out / f"{SEED}{each.seed}"), each) for each in own]
 
@@ -73,9 +83,9 @@ def _plan(config: Config, out: Path, seeds: int) -> list[tuple[Run, Config]]:
 def _check(run: Run, config: Config, resume: bool) -> None:
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f"wanted a folder for the run, got the file {run.path}")
-    if not run.path.is_dir() or not any(run.path.iterdir()):
+    if not _is_begun(run.path):
         return
-    if not (run.path / "config.yaml").is_file():
+    if not (run.path / CONFIG).is_file():
         raise RunError(f"wanted an empty folder or one of a run, got {run.path} with other files")
     if not resume:
         raise RunError(
@@ -89,6 +99,13 @@ def _check(run: Run, config: Config, resume: bool) -> None:
         )
 
 
+def _is_begun(folder: Path) -> bool:
+    """Whether a folder holds more than a training leaves that is killed before its first step."""
+    return folder.is_dir() and any(
+        entry.name not in _FIRST and entry.suffix != ".partial" for entry in folder.iterdir()
+    )
+
+
 def _differences(before: str, after: str) -> str:
     first, second = before.splitlines(), after.splitlines()
     gone = [line.strip() for line in first if line not in second]
@@ -98,14 +115,15 @@ def _differences(before: str, after: str) -> str:
 
 def _train(run: Run, config: Config, *, resume: bool, device: torch.device, progress: bool) -> None:
     world = World.current()
-    splits = make_data(config)
-    model = make_model(config, splits).to(device)
-    costs = measure(model, splits.example(2), latency=False)
     with _begun(run, config, world):
+        objective, options = make_objective(config.objective.plain()), _options(config)
+        splits = make_data(config)
+        model = make_model(config, splits).to(device)
+        costs = _checked(config, model, splits)
         fit(
             model,
             splits.train,
-            make_objective(config.objective.plain()),
+            objective,
             validation=splits.validation,
             augment=make_augment(config),
             costs=costs,
@@ -114,32 +132,52 @@ def _train(run: Run, config: Config, *, resume: bool, device: torch.device, prog
             seed=config.seed,
             device=device,
             progress=progress,
-            **_options(config),
+            **options,
         )
     if world.rank == 0:
         _finish(run, config, splits, model.eval(), costs, progress=progress)
     world.barrier()
 
 
+def _checked(config: Config, model: MultiExitModel, splits: Splits) -> Costs:
+    """Costs of a model that takes the data, in training too, and what is to be fitted to it."""
+    dry_run(model.eval(), move(splits.example(2), device_of(model)))
+    costs = measure(model, splits.example(2), latency=False)
+    check_fit(config, costs)
+    options = [config.train.options, *config.train.phases]
+    least = min(each["batch_size"] for each in options if "batch_size" in each)
+    few = move(splits.example(min(least, 2)), device_of(model))
+    dry_run(copy.deepcopy(model).train(), few)  # a copy, as batch norm takes in what it sees
+    return costs
+
+
 @contextmanager
 def _begun(run: Run, config: Config, world: World) -> Iterator[None]:
-    """Write down the configuration; where training is refused at its door, leave nothing."""
-    if world.rank == 0:
-        write_text(run.path / "config.yaml", dump_config(config))
-    world.barrier()
+    """Write down the configuration; where training fails before its first checkpoint, leave none.
+
+    It is written first, so that a folder that takes nothing is told before any work.
+    """
+    fresh = not _is_begun(run.path)
+    made = [path for path in (run.path, *run.path.parents) if not path.exists()]
     try:
+        if world.rank == 0:
+            write_text(run.path / CONFIG, dump_config(config))
+        world.barrier()
         yield
-    except OfframpError:
-        if world.rank == 0 and not any((run.path / "checkpoints").glob("step-*")):
-            _remove(run.path)
+    except Exception:
+        begun = any((run.path / "checkpoints").glob("step-*"))
+        if world.rank == 0 and fresh and not begun:
+            _remove(run.path, made)
         raise
 
 
-def _remove(folder: Path) -> None:
-    """Take out what a training that never began has written, and the folder if it is empty then."""
-    for name in ("config.yaml", "metrics.jsonl"):
-        (folder / name).unlink(missing_ok=True)
-    for empty in (folder / "checkpoints", folder):
+def _remove(folder: Path, made: Sequence[Path]) -> None:
+    """Take out what a training that never began has written, and the folders made for it."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    for name in _FIRST:
+        with suppress(OSError):
+            (folder / name).unlink()
+    for empty in made:
         with suppress(OSError):
             empty.rmdir()
 
@@ -160,7 +198,14 @@ def _options(config: Config) -> dict[str, Any]:
 def _finish(
     run: Run, config: Config, splits: Splits, model: MultiExitModel, costs: Costs, *, progress: bool
 ) -> None:
-    """Record the calibration part, and save the bundle, which says that all is done."""
+    """Record the calibration part, and save the bundle, which says that all is done.
+
+    What was made of a bundle that was there before is of another model, and goes first.
+    """
+    for file in (run.results_path, run.path / "report.html"):
+        file.unlink(missing_ok=True)
+    for folder in (run.records_path("test"), run.policies_path):
+        shutil.rmtree(folder, ignore_errors=True)
     record(model, splits.calibration, path=run.records_path("calibration"), progress=progress)
     save(
         run.bundle_path,
