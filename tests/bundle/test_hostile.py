@@ -366,6 +366,7 @@ def test_many_mutated_bundles_of_each_kind(
         ({"recipe": {"name": "attach", "options": {}}}, "the network that exits were attached to"),
         ({"costs": {"macs": [1.0]}}, "wanted costs with"),
         ({"class_names": [1]}, "class_names as a list of words"),
+        ({"class_names": ["a"] * 2}, "class_names of 3 classes, got 2"),
         ({"code": "import os"}, "'code' of unknown meaning"),
         ({"preprocess": {"a": [1e4]}, "files": {}}, "wanted the files"),
     ],

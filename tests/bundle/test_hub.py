@@ -11,6 +11,7 @@ import huggingface_hub
 import pytest
 
 import offramp
+from offramp.bundle.folder import aside
 from offramp.errors import BundleError
 
 from .conftest import Made, mlp
@@ -30,12 +31,16 @@ class Hub:
         self.calls.append(("create_repo", {"private": private, "exist_ok": exist_ok}))
         (self.root / repo_id).mkdir(parents=True, exist_ok=exist_ok)
 
-    def upload_folder(
-        self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str
+    def create_commit(
+        self,
+        *,
+        repo_id: str,
+        operations: list[huggingface_hub.CommitOperationAdd],
+        commit_message: str,
     ) -> str:
-        for file in Path(folder_path).iterdir():
-            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
-                shutil.copy(file, self.root / repo_id / file.name)
+        for operation in operations:
+            with operation.as_file() as stream:
+                (self.root / repo_id / operation.path_in_repo).write_bytes(stream.read())
         return f"https://hub/{repo_id}/commit/1"
 
     def snapshot_download(
@@ -90,13 +95,31 @@ def test_bundle_in_memory_goes_to_the_hub(built: Made, hub: Hub, tmp_path: Path)
 def test_folder_is_loaded_without_the_hub(built: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     assert offramp.from_pretrained(built.path).policy is not None
+    built.path.rename(aside(built.path))  # as a save leaves it that was killed
+    assert offramp.from_pretrained(built.path).policy is not None
+
+
+def test_commit_that_fails_leaves_the_bundle(
+    attached: Made, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**named: object) -> Any:
+        raise TimeoutError("the line\nis down")
+
+    before = sorted(attached.path.iterdir())
+    monkeypatch.setattr(hub, "create_commit", fail)
+    with pytest.raises(BundleError, match="put into 'me/mine': TimeoutError: the line is down"):
+        offramp.push_to_hub(attached.path, "me/mine")
+    assert sorted(attached.path.iterdir()) == before
+    assert list((hub.root / "me/mine").iterdir()) == []
 
 
 def test_card_says_how_to_use_the_bundle(attached: Made, built: Made, hub: Hub) -> None:
     for made, given in ((attached, ", network=network"), (built, "")):
+        offramp.push_to_hub(made.path, "me/first")
         offramp.push_to_hub(made.path, "me/mine")
-        card = (made.path / "README.md").read_text(encoding="utf-8")
+        card = (hub.root / "me/mine/README.md").read_text(encoding="utf-8")
         assert f'offramp.from_pretrained("me/mine"{given})' in card
+        assert "me/first" not in card
         assert card.startswith("---\nlibrary_name: offramp\n")
         assert "`fast`, `b. 2`, `slow`" in card
         exits = made.model.num_exits
@@ -106,7 +129,14 @@ def test_card_says_how_to_use_the_bundle(attached: Made, built: Made, hub: Hub) 
         assert (hub.root / "me/mine/README.md").read_text() == "my own words"
 
 
+def test_bundle_is_not_written_to(attached: Made, hub: Hub) -> None:
+    before = {file.name: file.read_bytes() for file in attached.path.iterdir()}
+    offramp.push_to_hub(attached.path, "me/mine")
+    assert {file.name: file.read_bytes() for file in attached.path.iterdir()} == before
+
+
 def test_card_does_not_hinder_saving_again(attached: Made, hub: Hub) -> None:
+    (attached.path / "README.md").write_text("my own words")
     offramp.push_to_hub(attached.path, "me/mine")
     offramp.save(attached.path, attached.model)
     assert not (attached.path / "README.md").exists()

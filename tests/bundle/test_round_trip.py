@@ -276,6 +276,23 @@ def test_heads_made_by_a_function_are_given_again(tmp_path: Path, check_same: An
         offramp.load(path, network=mlp(), head=["linear", "linear"])
 
 
+def test_heads_that_are_tied_come_back(tmp_path: Path, check_same: Any) -> None:
+    inputs = torch.randn(6, 4)
+    model = offramp.attach(mlp(), ["2", "4"], example=inputs)
+    model.heads[1].classifier = model.heads[0].classifier
+    path = offramp.save(tmp_path / "b", model)
+    check_same(model, offramp.load(path, network=mlp()).model, inputs)
+
+
+def test_bundle_in_training_mode_is_saved_as_it_is_and_loaded_to_answer(
+    attached: Made, check_same: Any, tmp_path: Path
+) -> None:
+    model = attached.model.train()
+    path = offramp.save(tmp_path / "b", model)
+    assert model.training
+    check_same(model, offramp.load(path, network=mlp().train()).model, attached.inputs)
+
+
 def test_attached_model_can_be_trained_on_after_loading(attached: Made) -> None:
     network = mlp()
     model = offramp.load(attached.path, network=network).model.train()

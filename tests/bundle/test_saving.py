@@ -14,7 +14,7 @@ from torch import nn
 
 import offramp
 from offramp.bundle import folder as folders
-from offramp.bundle import saving
+from offramp.bundle import loading, saving
 from offramp.errors import BundleError
 from offramp.types import Costs
 
@@ -116,6 +116,116 @@ def test_file_and_link_are_refused(tmp_path: Path) -> None:
             offramp.save(tmp_path / name, another())
 
 
+@pytest.mark.parametrize("path", [".", "..", "x/..", "a\0b", "a\ud800", b"a", "a" * 300])
+def test_path_that_is_no_name_is_one_clear_error(
+    path: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match=r"wanted the (name|path) of a folder|cannot be written"):
+        offramp.save(path, another())
+    with pytest.raises(BundleError):
+        offramp.load(path, network=mlp())
+    with pytest.raises(BundleError):
+        offramp.from_pretrained(path, network=mlp())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_folder_that_may_not_be_read_is_one_clear_error(
+    attached: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, **named: object) -> Any:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", refuse)
+        with pytest.raises(BundleError, match=r"cannot be written: .* Permission denied"):
+            offramp.save(attached.path, another())
+        for load in (offramp.load, offramp.from_pretrained):
+            with pytest.raises(BundleError, match="cannot be read: Permission denied"):
+                load(attached.path, network=mlp())
+    assert offramp.load(attached.path, network=mlp()).policy is not None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "policy.safetensors", "bundle.json"])
+def test_file_that_may_not_be_read_is_one_clear_error(
+    name: str, attached: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Path, *args: object, **named: object) -> Any:
+        if self.name == name:
+            raise PermissionError(13, "Permission denied", str(self))
+        return opened(self, *args, **named)  # type: ignore[arg-type]
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BundleError, match=f"{name} cannot be read: Permission denied"):
+        offramp.load(attached.path, network=mlp())
+
+
+def test_bundle_is_on_the_disk_before_it_takes_its_place(
+    attached: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inodes, synced, fsync, rename = set[int](), set[int](), os.fsync, os.rename
+
+    def note(handle: int) -> None:
+        synced.add(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    def move(old: Path, new: Path) -> None:
+        if old.name.endswith(".partial"):
+            inodes.update(path.stat().st_ino for path in [old, *old.iterdir()])
+            assert inodes <= synced
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", note)
+    monkeypatch.setattr(os, "rename", move)
+    offramp.save(attached.path, attached.model, policy=attached.policy)
+    assert len(inodes) == 4
+    assert attached.path.parent.stat().st_ino in synced
+
+
+@pytest.mark.parametrize("step", ["check_file", "read_tensors"])
+def test_bundle_replaced_while_it_is_read_is_loaded_whole(
+    step: str, attached: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, function, calls = another(), getattr(loading, step), iter([True])
+
+    def replace(*args: Any) -> Any:
+        came = function(*args)
+        if next(calls, False):
+            offramp.save(attached.path, new, policy=attached.policy, info={"new": True})
+        return came
+
+    monkeypatch.setattr(loading, step, replace)
+    bundle = offramp.load(attached.path, network=mlp())
+    assert bundle.info == {"new": True}
+    state = bundle.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in new.state_dict().items())
+
+
+def test_bundle_that_is_replaced_all_the_time_is_one_clear_error(
+    attached: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def replace(*args: Any) -> Any:
+        came = function(*args)
+        offramp.save(attached.path, attached.model, policy=attached.policy)
+        return came
+
+    function = loading.check_file
+    monkeypatch.setattr(loading, "check_file", replace)
+    with pytest.raises(BundleError, match="was replaced while it was read, 5 times"):
+        offramp.load(attached.path, network=mlp())
+
+
+@pytest.mark.parametrize("device", ["nowhere", "cuda:99", "", None.__class__])
+def test_device_that_is_not_there_leaves_the_network(device: Any, attached: Made) -> None:
+    network = mlp()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    with pytest.raises(BundleError, match="wanted a device that is there, got") as caught:
+        offramp.load(attached.path, network=network, device=device)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(value, network.state_dict()[n]) for n, value in before.items())
+
+
 def by_hand() -> offramp.MultiExitModel:
     from offramp.heads import LinearHead
 
@@ -125,6 +235,13 @@ def by_hand() -> offramp.MultiExitModel:
 class Strange(offramp.ExitPolicy):
     def score(self, k: int, out: Any, carry: Any) -> Any:
         return out.logits.sum(1), carry
+
+
+def sparse() -> offramp.MultiExitModel:
+    model = another()
+    assert model.network is not None
+    model.network.register_buffer("adjacent", torch.eye(3).to_sparse())
+    return model
 
 
 def odd_option() -> offramp.MultiExitModel:
@@ -154,12 +271,17 @@ def odd_example() -> offramp.MultiExitModel:
         (another, {"policy": 0.5}, "policy of 3 exits, got float"),
         (another, {"costs": Costs.from_relative([1.0])}, "costs of 3 exits, got 1"),
         (another, {"class_names": [1, 2, 3]}, "class_names as a list of words"),
+        (another, {"class_names": "abc"}, "class_names as a list of words, got 'abc'"),
+        (another, {"class_names": 3}, "class_names as a list of words"),
+        (another, {"class_names": ["a", "b"]}, "class_names of 3 classes, got 2"),
+        (another, {"info": "abc"}, "wanted 'info' as dict in the document, got str"),
+        (sparse, {}, r"got torch.float32, torch.sparse_coo as 'network.adjacent'"),
         (another, {"preprocess": str}, "a method to_dict, got type"),
         (another, {"info": {"model": nn.ReLU()}}, "info, got ReLU"),
         (another, {"info": {"loss": float("nan")}}, "finite numbers in info, got nan"),
         (another, {"info": {1: 2}}, "words as names in info, got 1"),
         (another, {"info": {"a": "x" * 2**17}}, "letters in a word"),
-        (another, {"info": {"all": ["x" * 60_000] * 90}}, "letters in .*bundle.json"),
+        (another, {"info": {"all": ["x" * 60_000] * 90}}, "letters in the document"),
     ],
 )
 def test_what_cannot_be_saved_is_said_and_leaves_nothing(
@@ -208,8 +330,12 @@ def longer() -> nn.Module:
         (longer, "2 tensors are unknown, as 6.bias, 6.weight|6.weight, 6.bias"),
         (lambda: mlp()[:5], "2 tensors are missing, as 5.bias, 5.weight|5.weight, 5.bias"),
         (lambda: mlp().double(), r"wanted 0.\w+ as F32 .* got F64"),
-        (lambda: None, "network=...*; got none"),
-        (lambda: "resnet18", "network=...*; got str"),
+        (
+            lambda: None,
+            r"network=...\) with a torch.nn.modules.container.Sequential "
+            r"\(fingerprint [0-9a-f]{9}\.\.\.\); got none",
+        ),
+        (lambda: "resnet18", r"network=...\) with a .*; got str"),
     ],
 )
 def test_network_that_is_not_the_one_saved_is_refused_and_left(

@@ -47,7 +47,7 @@ def write(file: Path, entries: Mapping[str, Any]) -> None:
     """
     body = {"format": FORMAT, "version": VERSION, **entries}
     text = json.dumps({**body, "sha256": checksum(body)}, indent=1, ensure_ascii=False) + "\n"
-    read_text(text, str(file))  # so that nothing is written that cannot be read
+    read_text(text, "the document")  # so that nothing is written that cannot be read
     write_text(file, text)
 
 

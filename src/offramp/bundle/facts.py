@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from ..data.preprocess import Preprocess
 from ..errors import BundleError, DataError
+from ..heads import Head
+from ..model import MultiExitModel
 from ..types import UNITS, Costs
 from .document import Plain, short
 
@@ -41,15 +44,21 @@ def costs_from(plain: Plain, num_exits: int) -> tuple[Plain, Costs]:
     return plain, Costs.from_dict(plain)
 
 
-def names_from(plain: Any) -> list[str]:
-    """Names of classes from plain data.
+def names_from(plain: Any, model: MultiExitModel) -> list[str]:
+    """Names of classes from plain data, as many as the model's heads have classes.
 
     Raises:
-        BundleError: if they are no list of words.
+        BundleError: if they are no list of words, or there are more or fewer.
     """
-    if not isinstance(plain, list) or not all(isinstance(name, str) for name in plain):
-        raise BundleError(f"wanted class_names as a list of words, got {short(plain, 80)}")
-    return plain
+    listed = isinstance(plain, Iterable) and not isinstance(plain, str)
+    names: list[Any] = list(plain) if listed else [plain]
+    if not listed or not all(isinstance(name, str) for name in names):
+        raise BundleError(f"wanted class_names as a list of words, got {short(repr(plain), 80)}")
+    # heads that users made do not tell
+    known = [len(head.classifier.weight) for head in model.heads if isinstance(head, Head)]
+    if names and known and len(names) != known[0]:
+        raise BundleError(f"wanted class_names of {known[0]} classes, got {len(names)}")
+    return names
 
 
 def preprocess_from(plain: Plain) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from ..errors import BundleError
+from ..files import sync
 from .document import NAME, read
 
 WEIGHTS, POLICY, CARD = "model.safetensors", "policy.safetensors", "README.md"
@@ -24,12 +25,23 @@ def find(path: str | Path) -> Path:
         BundleError: if there is no such folder.
     """
     folder = as_path(path)
-    if not folder.exists() and _is_ours(aside(folder)):
-        return aside(folder)
-    if not folder.is_dir():
-        came = "a file" if folder.exists() else "nothing there"
-        raise BundleError(f"wanted the folder of a bundle at {folder}, got {came}")
+    try:
+        if not folder.exists() and _is_ours(aside(folder)):
+            return aside(folder)
+        if not folder.is_dir():
+            came = "a file" if folder.exists() else "nothing there"
+            raise BundleError(f"wanted the folder of a bundle at {folder}, got {came}")
+    except OSError as error:
+        raise BundleError(f"{folder} cannot be read: {error.strerror}") from error
     return folder
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything is at a path, or an older bundle was set aside there."""
+    try:
+        return path.exists() or _is_ours(aside(path))
+    except OSError as error:  # a folder that may not be read, or no name that a file can have
+        return isinstance(error, PermissionError)
 
 
 def as_path(path: str | Path) -> Path:
@@ -38,9 +50,14 @@ def as_path(path: str | Path) -> Path:
     Raises:
         BundleError: if it is something else.
     """
-    if not isinstance(path, str | os.PathLike) or not str(path):
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else None
+    if not isinstance(text, str) or not text or "\0" in text:
         raise BundleError(f"wanted the path of a folder, got {path!r}")
-    return Path(path)
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise BundleError(f"wanted the path of a folder, got {path!r}") from None
+    return Path(text)
 
 
 def own_file(folder: Path, name: str, root: Path | None = None) -> Path:
@@ -71,15 +88,19 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         BundleError: if something is there that is no bundle.
     """
-    _check_target(path)
-    if not path.exists() and _is_ours(aside(path)):
-        os.rename(aside(path), path)  # what a killed save left: the older bundle is whole
+    if path.name in ("", ".."):
+        raise BundleError(f"wanted the name of a folder to save to, got {str(path)!r}")
     partial = path.with_name(f"{path.name}.{uuid4().hex}.partial")
     try:
+        _check_target(path)
+        if not path.exists() and _is_ours(aside(path)):
+            os.rename(aside(path), path)  # what a killed save left: the older bundle is whole
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         yield partial
+        sync(*partial.iterdir(), partial)  # so that a power cut leaves one of the two bundles
         _swap(partial, path)
+        sync(path.parent)
     except OSError as error:
         raise BundleError(f"{path} cannot be written: {error}") from error
     finally:
@@ -110,7 +131,10 @@ def _is_ours(folder: Path) -> bool:
     """Whether it is a folder with nothing in it but files of a bundle."""
     if folder.is_symlink() or not folder.is_dir():
         return False
-    return all(entry.name in FILES for entry in folder.iterdir())
+    try:
+        return all(entry.name in FILES for entry in folder.iterdir())
+    except FileNotFoundError:  # somebody else has just removed it
+        return False
 
 
 def _check_target(path: Path) -> None:

@@ -12,10 +12,9 @@ import torch
 from torch import nn
 
 from ..errors import BundleError
-from ..files import write_text
 from ..heads.build import HeadSpecs
 from .document import Plain, short
-from .folder import CARD, FILES, as_path, find
+from .folder import CARD, FILES, as_path, find, is_there
 from .loading import Bundle, make, open_bundle
 from .recipe import ATTACH
 from .saving import save
@@ -32,7 +31,7 @@ def push_to_hub(
 ) -> str:
     """Upload a bundle to the Hugging Face hub; the repository is made where there is none.
 
-    A short ``README.md`` is written into the bundle where it has none.
+    A short ``README.md`` goes along where the bundle has none of its own.
 
     Args:
         bundle: the folder of a bundle, or a bundle in memory.
@@ -47,19 +46,18 @@ def push_to_hub(
         BundleError: if the bundle is damaged, or the hub does not take it.
     """
     _check_id(repo_id)
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     with _folder(bundle) as folder:
         document = open_bundle(folder).document
+        here = {name: folder / name for name in FILES if (folder / name).exists()}
+        parts = {CARD: card(document, repo_id).encode(), **here}
         api = HfApi(token=token)
         try:
-            if not (folder / CARD).exists():
-                write_text(folder / CARD, card(document, repo_id))
             api.create_repo(repo_id, private=private, exist_ok=True)
-            done = api.upload_folder(
+            done = api.create_commit(  # one: all files change places at once
                 repo_id=repo_id,
-                folder_path=folder,
-                allow_patterns=list(FILES),
+                operations=[CommitOperationAdd(name, part) for name, part in parts.items()],
                 commit_message="Upload an offramp bundle",
             )
         except Exception as error:
@@ -94,8 +92,8 @@ def from_pretrained(
         BundleError: if there is no such bundle, or as for `load`.
     """
     path = as_path(repo_id_or_path)
-    if path.exists():
-        return make(open_bundle(find(path)), network=network, head=head, device=device)
+    if is_there(path):
+        return make(open_bundle(path), network=network, head=head, device=device)
     _check_id(str(repo_id_or_path))
     from huggingface_hub import snapshot_download
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import BundleError
 from ..heads.build import HeadSpecs
@@ -16,9 +16,9 @@ from ..policies import ExitPolicy
 from ..types import Costs
 from . import policy as policies
 from . import recipe as recipes
-from .document import NAME, Plain, read
+from .document import NAME, Plain, read, short
 from .facts import costs_from, names_from, preprocess_from
-from .folder import POLICY, WEIGHTS, find, own_file
+from .folder import POLICY, WEIGHTS, as_path, find, own_file
 from .tensors import (
     HEADS,
     Named,
@@ -29,6 +29,8 @@ from .tensors import (
     read_tensors,
     table_of,
 )
+
+_TRIES = 5  # at reading a bundle that others keep replacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,26 +73,54 @@ def load(
         >>> bundle = offramp.load("bundle", network=torchvision.models.resnet18(num_classes=10))
         >>> prediction = offramp.run(bundle.model, bundle.policy, images)
     """
-    opened = open_bundle(find(path))
-    return make(opened, network=network, head=head, device=device)
+    return make(open_bundle(as_path(path)), network=network, head=head, device=device)
 
 
 class Opened(NamedTuple):
     """A bundle whose files have been checked, and that has not been used yet."""
 
     document: Plain
-    weights: Path
     table: Table  # of the weights
-    policy: Path | None
+    weights: dict[str, Tensor]
     policy_table: Table
+    policy: dict[str, Tensor]
 
 
-def open_bundle(folder: Path, root: Path | None = None) -> Opened:
+def open_bundle(path: Path, root: Path | None = None) -> Opened:
     """Read the document of a bundle and check its files; ``root`` is where links may lead.
+
+    What is read is of one bundle, also while another takes its place.
 
     Raises:
         BundleError: if something is missing, damaged, foreign or newer.
     """
+    failed = BundleError(f"{path} was replaced while it was read, {_TRIES} times: load it again")
+    for _ in range(_TRIES):
+        folder, before = path, None
+        try:
+            folder = find(path)
+            before = _stamp(folder)
+            opened = _open(folder, root)
+        except BundleError as error:
+            if before is not None and _stamp(folder) == before:
+                raise
+            failed = error  # perhaps it was seen between two names
+        else:
+            if _stamp(folder) == before:
+                return opened
+    raise failed
+
+
+def _stamp(folder: Path) -> tuple[int, int] | None:
+    """What tells a folder's document from the one that takes its place."""
+    try:
+        found = (folder / NAME).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _open(folder: Path, root: Path | None) -> Opened:
     document = read(own_file(folder, NAME, root))
     files = document["files"]
     policy = document.get("policy")
@@ -103,10 +133,12 @@ def open_bundle(folder: Path, root: Path | None = None) -> Opened:
     heads = mark.get("heads")
     if heads not in HEADS or fingerprint(table) != mark.get("sha256"):
         raise BundleError(f"{weights} is not of the network whose fingerprint the document has")
+    values = read_tensors(weights)
     if policy is None:
-        return Opened(document, weights, table, None, {})
+        return Opened(document, table, values, {}, {})
     file = own_file(folder, POLICY, root)
-    return Opened(document, weights, table, file, check_file(file, files[POLICY]))
+    policy_table = check_file(file, files[POLICY])
+    return Opened(document, table, values, policy_table, read_tensors(file))
 
 
 def make(
@@ -121,28 +153,27 @@ def make(
     Raises:
         BundleError: if its parts do not fit each other, or the network or head given.
     """
+    _check_device(device)
     document = opened.document
     exits, costs, names = document["num_exits"], document.get("costs"), document.get("class_names")
     facts = {
         "costs": None if costs is None else costs_from(costs, exits)[1],
-        "class_names": None if names is None else tuple(names_from(names)),
         "info": document["info"],
     }
     if document.get("preprocess") is not None:
         facts["preprocess"] = preprocess_from(document["preprocess"])
     model = _model(opened, network, head)
+    facts["class_names"] = None if names is None else tuple(names_from(names, model))
     policy = document.get("policy")
-    if policy is not None and opened.policy is not None:
-        values = read_tensors(opened.policy)
-        made = policies.build(policy, model.num_exits, opened.policy_table, values)
+    if policy is not None:
+        made = policies.build(policy, model.num_exits, opened.policy_table, opened.policy)
         facts["policy"] = made.to(device)
     return Bundle(model.to(device).eval(), recipe=model.recipe, **facts)
 
 
 def _model(opened: Opened, network: nn.Module | None, head: HeadSpecs | None) -> MultiExitModel:
-    document, table = opened.document, opened.table
-    heads = document["fingerprint"]["heads"]
-    model = recipes.build(document["recipe"], table, heads, network=network, head=head)
+    document, table, mark = opened.document, opened.table, opened.document["fingerprint"]
+    model = recipes.build(document["recipe"], table, mark, network=network, head=head)
     if model.num_exits != document["num_exits"]:
         raise BundleError(
             f"wanted a recipe for {document['num_exits']} exits, got one for {model.num_exits}"
@@ -150,8 +181,16 @@ def _model(opened: Opened, network: nn.Module | None, head: HeadSpecs | None) ->
     named = Named(model)
     recipes.match_dtypes(model, named.tensors, table)
     named = Named(model)
-    if named.heads != heads:
-        raise BundleError(f"wanted heads named {named.heads}* in the file, got {heads}*")
+    if named.heads != mark["heads"]:
+        raise BundleError(f"wanted heads named {named.heads}* in the file, got {mark['heads']}*")
     check_same(table, table_of(named.tensors), "the model that the recipe makes")
-    named.load(model, read_tensors(opened.weights))
+    named.load(model, opened.weights)
     return model
+
+
+def _check_device(device: torch.device | str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:  # of many kinds: no such word, no driver, no such backend
+        why = short(str(error).partition("\n")[0], 160)
+        raise BundleError(f"wanted a device that is there, got {str(device)!r}: {why}") from error

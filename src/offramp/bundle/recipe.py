@@ -63,14 +63,14 @@ def to_plain(recipe: Recipe | None, table: Table) -> Plain:
 
 
 def build(
-    plain: Plain, table: Table, heads: str, *, network: nn.Module | None, head: HeadSpecs | None
+    plain: Plain, table: Table, mark: Plain, *, network: nn.Module | None, head: HeadSpecs | None
 ) -> MultiExitModel:
     """A model from its recipe, with weights yet to be loaded.
 
     Args:
         plain: the recipe in the bundle.
         table: the tensors in the bundle.
-        heads: how the names of the heads' tensors begin.
+        mark: the fingerprint in the document.
         network: what exits were attached to.
         head: for heads that were made by functions.
 
@@ -85,7 +85,7 @@ def build(
     # what is made here is overwritten, so it leaves no trace in the random state
     with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         if name == ATTACH:
-            return _attach(options, table, heads, network)
+            return _attach(options, table, mark, network)
         if network is not None:
             raise BundleError(
                 f"wanted no network: this bundle makes its own, by {name!r}; "
@@ -94,14 +94,15 @@ def build(
         return _create(name, options, table)
 
 
-def _attach(options: Plain, table: Table, heads: str, network: nn.Module | None) -> MultiExitModel:
+def _attach(options: Plain, table: Table, mark: Plain, network: nn.Module | None) -> MultiExitModel:
     if not isinstance(network, nn.Module):
         came = "none" if network is None else type(network).__name__
+        kind, digest = short(mark.get("class", "module"), 100), short(mark["sha256"], 12)
         raise BundleError(
-            "wanted the network that exits were attached to, as load(path, network=...); "
-            f"got {came}"
+            "wanted the network that exits were attached to, made as it was then: "
+            f"load(path, network=...) with a {kind} (fingerprint {digest}); got {came}"
         )
-    own = {name: entry for name, entry in table.items() if not name.startswith(heads)}
+    own = {n: entry for n, entry in table.items() if not n.startswith(mark["heads"])}
     check_same(own, network_table(network), f"the {type(network).__name__} given")
     wanted = {"at", "num_classes", "head", "gate", "example"}
     if options.keys() != wanted:

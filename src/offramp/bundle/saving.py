@@ -61,7 +61,7 @@ def save(
     named = Named(model)
     entries = _entries(model, named, policy)
     entries["costs"] = None if costs is None else costs_from(costs.to_dict(), len(model.heads))[0]
-    entries["class_names"] = None if class_names is None else names_from(list(class_names))
+    entries["class_names"] = None if class_names is None else names_from(class_names, model)
     entries["preprocess"] = None if preprocess is None else _described(preprocess)
     entries["info"] = _plain(info or {})
     for name, value in entries.items():

@@ -7,6 +7,7 @@ whoever has no offramp can read them; the heads' stand beside them.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,10 @@ class Named:
             stored = (
                 self.heads + name.removeprefix("heads.") if begins else name.removeprefix(inner)
             )
-            self.names[name] = seen.setdefault(_identity(value, name), stored)
-            self.tensors.setdefault(self.names[name], value)
+            # heads stand apart: one that was tied to another is made untied again
+            one = stored if begins else seen.setdefault(_identity(value, name), stored)
+            self.names[name] = one
+            self.tensors.setdefault(one, value)
 
     def load(self, model: nn.Module, values: Mapping[str, Tensor]) -> None:
         """Set the model's tensors to those of a file, which has been compared with them."""
@@ -119,10 +122,14 @@ def _told(entry: tuple[str, tuple[int, ...]]) -> str:
 
 
 def _check_value(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor) or value.is_meta or value.dtype not in DTYPES:
-        kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        place = " on the meta device" if isinstance(value, Tensor) and value.is_meta else ""
-        raise BundleError(f"wanted tensors of numbers to save, got {kind}{place} as {name!r}")
+    if not isinstance(value, Tensor):
+        raise BundleError(f"wanted tensors of numbers, got {type(value).__name__} as {name!r}")
+    if value.is_meta or value.layout != torch.strided or value.dtype not in DTYPES:
+        place = " on the meta device" if value.is_meta else ""
+        layout = "" if value.layout == torch.strided else f", {value.layout}"
+        raise BundleError(
+            f"wanted tensors of numbers, got {value.dtype}{layout}{place} as {name!r}"
+        )
 
 
 def _identity(value: Tensor, name: str) -> Any:
@@ -143,8 +150,12 @@ def write_tensors(tensors: Mapping[str, Tensor], file: Path) -> None:
 
     try:
         plain = {n: t.detach().cpu().contiguous() for n, t in tensors.items()}
-        # two views of one storage would be refused; what is one tensor is here once already
-        own = {n: t if _is_whole(t) else t.clone() for n, t in plain.items()}
+        places = Counter(t.untyped_storage().data_ptr() for t in plain.values())
+        # two tensors in one storage would be refused
+        own = {
+            n: t if _is_whole(t) and places[t.untyped_storage().data_ptr()] == 1 else t.clone()
+            for n, t in plain.items()
+        }
         # save_file lets nobody else read what it writes
         file.write_bytes(save(own, {"format": "pt"}))
     except (ValueError, RuntimeError) as error:
@@ -166,7 +177,20 @@ def check_file(file: Path, entry: Any) -> Table:
     Raises:
         BundleError: if it is not the file that was saved.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+
+    try:
+        return _checked(file, entry)
+    except BundleError:
+        raise
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, ValueError, RuntimeError) as error:
+        raise BundleError(f"{file} is damaged: {short(error)}") from error
+
+
+def _checked(file: Path, entry: Any) -> Table:
+    from safetensors import safe_open
 
     if not isinstance(entry, dict) or entry.keys() != {"bytes", "sha256"}:
         raise BundleError(f"wanted bytes and sha256 of {file.name} in the document, got neither")
@@ -177,12 +201,9 @@ def check_file(file: Path, entry: Any) -> Table:
         header = int.from_bytes(stream.read(8), "little")
     if header > min(came, _MOST_HEADER):
         raise BundleError(f"{file} is damaged: wanted a header within the file, got {header} bytes")
-    try:
-        with safe_open(file, framework="pt") as stored:
-            slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
-            table = {n: (str(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise BundleError(f"{file} is damaged: {short(error)}") from error
+    with safe_open(file, framework="pt") as stored:
+        slices = {name: stored.get_slice(name) for name in stored.keys()}  # noqa: SIM118
+        table = {n: (str(s.get_dtype()), tuple(s.get_shape())) for n, s in slices.items()}
     if _sha256(file) != entry["sha256"]:
         raise BundleError(f"{file} is damaged: its checksum is not the one of the document")
     return table
