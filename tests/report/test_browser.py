@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,47 @@ def test_page_fits_its_width_and_only_boxes_scroll(
         ".filter((e) => e.checkVisibility() && e.textContent).map(size))"
     )
     assert smallest > 8.5  # pixels
+
+
+def test_names_of_networks_cut_off_at_an_exit_stand_apart(window: Browser, tmp_path: Path) -> None:
+    run = made_up(policies=(), controls=(), pictures=0)
+    pairs = zip(run["exits"][:-1], "abc", strict=True)
+    run["static"] = [{"name": n, "cost": e["cost"], "accuracy": e["top1"]} for e, n in pairs]
+    for width in (1280, 390):
+        window.size(width)
+        window.open(write([run], tmp_path / "report.html"))
+        boxes = window.run(
+            "return [...document.querySelectorAll('.accuracy .name')].filter((e) => "
+            "e.checkVisibility() && e.textContent).map((e) => "
+            "{ const b = e.getBoundingClientRect(); return [b.left, b.right, b.top, b.bottom]; })"
+        )
+        assert len(boxes) == (8 if width > 600 else 7)
+        for a, b in combinations(boxes, 2):
+            assert a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] + 3 or b[3] <= a[2] + 3
+
+
+def test_twelve_pictures_of_an_exit_stand_in_one_row(window: Browser, tmp_path: Path) -> None:
+    run = made_up(exits=2, pictures=24)
+    for left in run["samples"]["exits"].values():
+        left[:] = [[i % 2 for i in range(24)] for _ in left]
+    window.size(1280)
+    window.open(write([run], tmp_path / "report.html"))
+    tops = "return [...document.querySelectorAll('[data-i]')].map((e) => Math.round(e.offsetTop))"
+    assert len(set(window.run(tops))) == 2
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_labels_of_many_budgets_stand_apart(window: Browser, width: int, tmp_path: Path) -> None:
+    budgets = tuple(round(0.28 + 0.0375 * number, 4) for number in range(20))
+    window.size(width)
+    window.open(write([made_up(budgets=budgets, pictures=0)], tmp_path / "report.html"))
+    places = window.run(
+        "return [...document.querySelectorAll('.column > text')].filter((e) => "
+        "e.checkVisibility() && e.textContent.endsWith('%')).map((e) => "
+        "{ const at = e.getBoundingClientRect(); return [at.left, at.right]; })"
+    )
+    assert len(places) >= 4
+    assert all(left > right + 3 for (_, right), (left, _) in pairwise(places))
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

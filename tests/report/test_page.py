@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -106,17 +107,101 @@ def test_headline_says_the_figures_of_the_middle_budget(tmp_path: Path) -> None:
     full = 100 * sum(run["full"]["accuracy"] for run in runs) / 3
     clock = [c for run in runs for c in run["clock"]]
     chosen = [c for c in clock if c["policy"] == "max_prob" and c["budget"] == 0.5]
-    speed_up = sum(c["speed_up"] for c in chosen if c["batch_size"] == 1) / 3
+    speed_ups = [c["speed_up"] for c in chosen if c["batch_size"] == 1]
+    ends = f"({min(speed_ups):.2f} to {max(speed_ups):.2f} over 3 seeds)"
     said = page(tmp_path, *runs).text
     assert (
         "Asked to spend 50% of the full network's multiply-accumulates, the policy max_prob "
-        f"spends {cost:.1f}% and reaches {accuracy:.1f}% accuracy on 2,000 test inputs."
+        f"spends {cost:.1f}% (over the budget by {cost - 50:.1f} points) and reaches "
+        f"{accuracy:.1f}% accuracy on 2,000 test inputs."
     ) in said
     assert (
         f"reaches {full:.1f}%, so this is {full - accuracy:.1f} percentage points less. "
         f"{left:.0f}% of the inputs leave before the last exit. These are means over 3 seeds."
     ) in said
-    assert f"at batch size 1, a measured speed-up of {speed_up:.2f}" in said
+    assert f"at batch size 1, a measured speed-up of {sum(speed_ups) / 3:.2f} {ends};" in said
+
+
+def test_every_figure_of_the_tables_follows_from_the_results(tmp_path: Path) -> None:
+    """Recomputed here from the results alone, with nothing of the report."""
+    runs = [small(seed=seed, exits=3) for seed in range(3)]
+    path = write(runs, tmp_path / "report.html")
+    tables = [
+        [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall("<tr>.*?</tr>", table)]
+        for table in re.findall("<table>.*?</table>", path.read_text(encoding="utf-8"))
+    ]
+    curves, fixed, *others = [table[1:] for table in tables]
+    rates = others[: len(runs[0]["curves"])]
+    rows = iter(curves)
+    for (policy, given), table in zip(runs[0]["curves"].items(), rates, strict=True):
+        for b, point in enumerate(given):
+            points = [run["curves"][policy][b] for run in runs]
+            row = next(rows)
+            assert row[0].split(" ")[0] == policy
+            assert row[1] == f"{round(100 * point['budget'])}%"
+            assert row[2] == figure([p["cost"] for p in points])
+            assert row[3] == figure([p["accuracy"] for p in points])
+            lost = [
+                run["full"]["accuracy"] - p["accuracy"] for run, p in zip(runs, points, strict=True)
+            ]
+            shown = float(row[4].removesuffix(" points").replace("\u2212", "-"))
+            assert shown == pytest.approx(-100 * sum(lost) / 3, abs=0.051)
+            assert row[5] == figure([1 - p["exit_rates"][-1] for p in points]).split(" ")[0]
+            excess = 100 * (sum(p["cost"] for p in points) / 3 - point["budget"])
+            least = "less than 0.1" if excess < 0.05 else f"{excess:.1f}"
+            assert row[7] == ("yes" if excess <= 0 else f"over by {least} points")
+            columns = zip(*(p["exit_rates"] for p in points), strict=True)
+            assert table[b][1:-1] == [figure(column).split(" ")[0] for column in columns]
+    assert next(rows, None) is None
+    for k, row in enumerate(fixed[:3]):
+        assert row[1] == figure([run["exits"][k]["cost"] for run in runs])
+        assert row[2] == figure([run["exits"][k]["top1"] for run in runs])
+        assert row[5] == figure([run["exits"][k]["ece"] for run in runs])
+    assert fixed[3][2] == figure([run["full"]["accuracy"] for run in runs])
+
+
+def figure(values: Sequence[float]) -> str:
+    mean, low, high = (f"{100 * v:.1f}" for v in (sum(values) / 3, min(values), max(values)))
+    return f"{mean}%" if low == high else f"{mean}% ({low} to {high})"
+
+
+def test_script_is_given_the_texts_of_the_tables(tmp_path: Path) -> None:
+    run = small(exits=2, policies=("max_prob",), controls=())
+    for point in run["curves"]["max_prob"]:
+        point["exit_rates"] = [0.1225, 0.8775]  # halves, which Python and a browser round apart
+    text = write([run], tmp_path / "report.html").read_text(encoding="utf-8")
+    shares = Page(text).data["studies"][0]["curves"][0]["points"][0]["shares"]
+    assert f"<td>{shares[0]}</td><td>{shares[1]}</td>" in text
+
+
+def test_cost_over_the_budget_is_said_wherever_it_stands(tmp_path: Path) -> None:
+    run = small(policies=("max_prob",), controls=())
+    for point, cost in zip(run["curves"]["max_prob"], (0.4001, 0.512, 0.8), strict=True):
+        point["cost"] = cost
+    made = page(tmp_path, run)
+    assert "spends 51.2% (over the budget by 1.2 points) and reaches" in made.text
+    assert "over the budget by 1.2 points; 1 seed" in made.words
+    said = [str(a["aria-label"]) for a in made.having("data-b") if "data-s" in a][:3]
+    wanted = ("by less than 0.1 points, ", "by 1.2 points, ", None)
+    for text, over in zip(said, wanted, strict=True):
+        assert over in text if over else "over the budget" not in text
+    kept = [w for w in made.words if w == "yes" or w.startswith("over by ")]
+    assert kept == ["over by less than 0.1 points", "over by 1.2 points", "yes"]
+
+
+def test_times_as_cost_are_not_called_counted(tmp_path: Path) -> None:
+    said = page(tmp_path, small(clock=False) | {"unit": "latency_ms"}).text
+    assert "is no time" not in said
+    assert "fewer measured time" not in said
+    assert "no whole runs were measured" in said
+
+
+def test_axis_of_accuracy_ends_at_all(tmp_path: Path) -> None:
+    run = small(policies=("a",), controls=())
+    run["full"]["accuracy"] = run["exits"][-1]["top1"] = 1.0
+    text = write([run], tmp_path / "p.html").read_text(encoding="utf-8")
+    ticks = re.findall(r'text-anchor="end">([\d.]+)</text>', text)
+    assert ticks and max(float(tick) for tick in ticks) == 100
 
 
 def test_cost_is_never_called_a_speed_up(tmp_path: Path) -> None:
@@ -130,6 +215,12 @@ def test_slower_is_said_as_it_was_measured(tmp_path: Path) -> None:
     for clock in run["clock"]:
         clock["speed_up"] = 0.8
     assert "at batch size 1, so 1.25 times as long" in page(tmp_path, run).text
+    other = small(seed=1)
+    for clock in other["clock"]:
+        clock["speed_up"] = 0.9
+    said = page(tmp_path, run, other).text
+    assert "a measured speed-up of 0.85 (0.80 to 0.90 over 2 seeds), so it is slower" in said
+    assert "Speed-ups are taken seed by seed" in said
 
 
 def test_better_than_the_full_network_is_said_so(tmp_path: Path) -> None:
@@ -186,7 +277,7 @@ def test_pictures_whose_target_does_not_count_are_neither_right_nor_wrong(tmp_pa
     run["samples"]["labels"] = [-100]
     text = write([run], tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'data-i="0" class="unknown"' in text
-    assert "<b>no label</b><span>class 0</span>" in text
+    assert '<b title="no label">no label</b><span>class 0</span>' in text
 
 
 @pytest.mark.parametrize(
@@ -251,6 +342,15 @@ def test_page_goes_beside_the_run_or_where_it_is_told(
     for out, said in ((None, "wanted out"), (study, "got the folder")):
         with pytest.raises(ReportError, match=said):
             write([small()], out)
+
+
+def test_page_does_not_tell_where_the_study_lies(tmp_path: Path) -> None:
+    study = tmp_path / "home" / "study" / "seed-0"
+    study.mkdir(parents=True)
+    (study / "results.json").write_text(json.dumps(small()), encoding="utf-8")
+    text = write([study.parent]).read_text(encoding="utf-8")
+    assert "<dd>study/seed-0/results.json</dd>" in text
+    assert str(tmp_path) not in text
 
 
 def test_config_of_the_run_is_shown_as_text(tmp_path: Path) -> None:

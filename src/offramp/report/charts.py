@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from .axes import Axes, padded, picture
 from .looks import CROSS, DIAMOND, STAR, Looks, exit_colour, ink_on, letter, static_key
@@ -41,7 +43,8 @@ def exit_rates(study: Study, curve: Curve, size: tuple[int, int]) -> Markup:
     width, height = size[0], round(size[1] * 0.72)
     axes = Axes(width, height, (0, 1), (0, 1), top=18)
     step = (width - axes.left - axes.right) / len(curve.points)
-    every = -(-len(curve.points) * 44 // (width - 72))  # budgets that get a label
+    letters = max(len(short_percent(point.budget)) for point in curve.points)
+    every = math.ceil((8 * letters + 12) / step)  # budgets that get a label
     parts: list[str] = [element("g", *_share_grid(axes), aria_hidden="true")]
     for number, point in enumerate(curve.points):
         left = axes.left + step * (number + 0.12)
@@ -105,7 +108,8 @@ def _axes(studies: Sequence[Study], size: tuple[int, int]) -> Axes:
             costs.append(item.cost.mean)
             accuracies += [item.accuracy.mean, item.accuracy.low, item.accuracy.high]
     x_range = padded(costs, 0.05)
-    return Axes(*size, (max(x_range[0], 0), x_range[1]), padded(accuracies))
+    low, high = padded(accuracies)
+    return Axes(*size, (max(x_range[0], 0), x_range[1]), (max(low, 0), min(high, 1)))
 
 
 def _controls_first(study: Study) -> Iterator[Curve]:
@@ -192,10 +196,11 @@ def _rivals(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Mar
         axes,
         STAR,
         (1.0, study.full.mean),
-        name=f"{prefix}full network" if axes.width > 600 else several,
+        name=several or ("full network" if axes.width > 600 else ""),
         said=f"{prefix}full network: accuracy {with_range(study.full)}, cost 100%",
         class_="star",
-        above=True,
+        side="above",
+        shift=18.0 * number,  # full networks are close to each other, and to their last exits
     )
     for index, static in enumerate(study.static):
         said = f"{prefix}{static.name}: accuracy {with_range(static.accuracy)}, "
@@ -206,6 +211,7 @@ def _rivals(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Mar
             name=several + static_key(index),
             said=f"{said}cost {with_range(static.cost)}",
             class_="static",
+            side="beside",  # a network cut off at an exit is close to that exit
         )
 
 
@@ -228,15 +234,26 @@ def _rival(
     name: str,
     said: str,
     class_: str,
-    above: bool = False,
+    side: Literal["above", "below", "beside"] = "below",
+    shift: float = 0.0,
 ) -> Markup:
     """A mark that no budget moves, with its name; near an edge the name turns inwards."""
     x = axes.x(place[0])
-    above = above or axes.y(place[1]) > axes.height - axes.bottom - 26
+    if side == "below" and axes.y(place[1]) > axes.height - axes.bottom - 26:
+        side = "above"
     room = min(x - axes.left, axes.width - axes.right - x)
     anchor = "middle" if room > 4 * len(name) else "start" if x < axes.width / 2 else "end"
+    if side == "beside":
+        anchor = "end" if axes.width - axes.right - x < 12 + 8 * len(name) else "start"
+        shift = -11.0 if anchor == "end" else 11.0
     text = element(
-        "text", name, y=-12 if above else 21, text_anchor=anchor, class_="name", aria_hidden="true"
+        "text",
+        name,
+        x=shift,
+        y={"above": -12, "below": 21, "beside": 4}[side],
+        text_anchor=anchor,
+        class_="name",
+        aria_hidden="true",
     )
     return element(
         "g",

@@ -22,10 +22,10 @@ def gallery(studies: Sequence[Study], looks: Looks) -> Markup:
     if not parts:
         return Markup("")
     note = (
-        "A sample of the test part, drawn so that every exit has some: how many there are is no "
-        "exit rate. What leaves early is what the network finds easy. "
-        f"{RIGHT} is a right answer, {WRONG} and a dashed frame a wrong one; the first word is "
-        "what the picture shows."
+        "A sample of the test part, drawn so that every exit has some at the middle budget of the "
+        "first policy: how many there are is no exit rate. What leaves early is what the network "
+        f"finds easy. {RIGHT} is a right answer, {WRONG} and a dashed frame a wrong one; the first "
+        "word is what the picture shows."
     )
     return element(
         "section", element("h2", "From easy to hard"), element("p", note, class_="note"), *parts
@@ -78,7 +78,7 @@ def _figure(i: int, k: int, study: Study, pictures: Gallery) -> Markup:
     return element(
         "figure",
         element("img", src=samples.images[i], alt=f"a picture of {shows}"),
-        element("figcaption", element("b", shows), element("span", verdict)),
+        element("figcaption", element("b", shows, title=shows), element("span", verdict)),
         data_i=i,
         class_="unknown" if right is None else "right" if right else "wrong",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from .markup import Markup, element
@@ -43,7 +44,7 @@ def method(studies: Sequence[Study]) -> Markup:
         (
             "Budget",
             "An upper bound of the mean cost, kept on the calibration part; on the test "
-            "part the cost that is spent can lie a little to either side.",
+            "part the cost that is spent can lie to either side, and it is said where it is over.",
         ),
         (
             "Seeds",
@@ -77,7 +78,7 @@ def _about(study: Study) -> Markup:
         ("seeds", ", ".join(str(seed) for seed in study.seeds)),
         ("exits", str(study.num_exits)),
         ("unit of cost", COST[study.unit]),
-        ("read from", ", ".join(study.sources)),
+        ("read from", ", ".join(_last_parts(source) for source in study.sources)),
         *_made(study.made),
     ]
     listed = [item for name, text in rows for item in _entry(name, text)]
@@ -89,6 +90,11 @@ def _about(study: Study) -> Markup:
             element("pre", study.config, tabindex=0),
         )
     return element("div", element("h3", study.name), element("dl", *listed), config)
+
+
+def _last_parts(source: str) -> str:
+    """Where a run lay, without the folders above its study: a page is shown to others."""
+    return "/".join(Path(source).parts[-3:])
 
 
 def _made(made: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

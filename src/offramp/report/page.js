@@ -45,7 +45,7 @@
 
   function showFigures(point) {
     for (const part of all("[data-show]")) part.textContent = point.text[part.dataset.show];
-    const percents = point.rates.map((rate) => `${(100 * rate).toFixed(1)}%`);
+    const percents = point.shares;
     showBar(point.rates, percents);
     const legend = one("reading").querySelector(".legend");
     if (legend.children.length !== percents.length) {

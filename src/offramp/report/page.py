@@ -19,7 +19,7 @@ from .looks import Looks
 from .markup import Markup, clean, element, escape, join
 from .method import method
 from .study import Curve, Study, gather
-from .words import class_name, middle, readout
+from .words import class_name, middle, percent, readout
 
 
 def write(
@@ -131,6 +131,7 @@ def _curve_data(study: Study, curve: Curve) -> dict[str, Any]:
             {
                 "budget": point.budget,
                 "rates": [round(rate, 5) for rate in point.rates],
+                "shares": [percent(rate) for rate in point.rates],
                 "text": readout(study, curve, point),
                 "exits": exits_at(study.gallery, curve, point) if study.gallery else None,
             }

@@ -86,11 +86,11 @@ def reading(studies: Sequence[Study]) -> Markup:
 
 def trade(studies: Sequence[Study], looks: Looks) -> Markup:
     """Accuracy against cost, with all that competes."""
-    unit = COST[studies[0].unit]
+    unit, timed = COST[studies[0].unit], studies[0].unit == "latency_ms"
     note = (
         "Up and to the left is better. Cost is the mean over the test part, relative to the full "
-        f"network's {unit}; it is counted and is no time. The axis of accuracy does not start at "
-        "zero."
+        f"network's {unit}{'' if timed else '; it is counted and is no time'}. The axis of "
+        "accuracy does not start at zero."
     )
     if any(len(study.seeds) > 1 for study in studies):
         note += (
@@ -182,6 +182,8 @@ def timings(studies: Sequence[Study], looks: Looks) -> Markup:
         "the policy's; the ideal one follows from the exit rates and the time of each segment; "
         "efficiency is their ratio."
     )
+    if any(timing.ms.num > 1 for study in studies for timing in study.timings):
+        note += " Speed-ups are taken seed by seed, and then their mean."
     return element(
         "section",
         element("h2", "Measured times"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from .looks import Looks, letter
 from .markup import Markup, element
 from .study import Curve, Slice, Spread, Study
-from .words import count, percent, plain, points, seeds_of, short_percent, with_range
+from .words import count, over, percent, plain, points, seeds_of, short_percent, with_range
 
 Row = Sequence[str]
 
@@ -37,7 +37,10 @@ def behind(*tables: str, summary: str = "The table behind it") -> Markup:
 
 def curves(studies: Sequence[Study], looks: Looks) -> Markup:
     """Every policy at every budget."""
-    head = ["policy", "budget", "cost", "accuracy", "against the full network", "left early", "of"]
+    head = [
+        *("policy", "budget", "cost", "accuracy", "against the full network", "left early", "of"),
+        "budget kept",
+    ]
     rows = [
         [
             _named(number, looks) + curve.policy + (" (control)" if curve.control else ""),
@@ -47,6 +50,7 @@ def curves(studies: Sequence[Study], looks: Looks) -> Markup:
             points(-point.drop.mean),
             percent(point.left.mean),
             seeds_of(study, point),
+            over(point).replace("the budget ", "") or "yes",
         ]
         for number, study in enumerate(studies)
         for curve in study.curves

@@ -76,6 +76,15 @@ def plain(value: float) -> str:
     return f"{value:,.{max(digits, 0)}f}"
 
 
+def over(point: Point) -> str:
+    """Say by how much the cost is over the budget; empty where it is not."""
+    excess = point.cost.mean - point.budget
+    if excess <= 1e-9:
+        return ""
+    least = "less than 0.1" if excess < 0.0005 else f"{100 * excess:.1f}"
+    return f"over the budget by {least} points"
+
+
 def seeds_of(study: Study, point: Point) -> str:
     """Say from which seeds a point is: all of them, or which where some lack the budget."""
     if len(point.seeds) == len(study.seeds):
@@ -112,7 +121,7 @@ def readout(study: Study, curve: Curve, point: Point) -> dict[str, str]:
         "budget": short_percent(point.budget),
         "seeds": seeds_of(study, point),
         "cost": percent(point.cost.mean),
-        "cost-range": range_of(point.cost),
+        "cost-range": "; ".join(part for part in (over(point), range_of(point.cost)) if part),
         "accuracy": percent(point.accuracy.mean),
         "accuracy-range": range_of(point.accuracy),
         "drop": points(-point.drop.mean),
@@ -133,9 +142,10 @@ def class_name(study: Study, number: int) -> str:
 def mark(study: Study, curve: Curve, point: Point) -> str:
     """Say what a mark of a curve stands for."""
     control = " (control)" if curve.control else ""
+    beyond = f", {over(point)}" if over(point) else ""
     return (
         f"{curve.policy}{control}, budget {short_percent(point.budget)}: "
-        f"accuracy {with_range(point.accuracy)}, cost {with_range(point.cost)}, "
+        f"accuracy {with_range(point.accuracy)}, cost {with_range(point.cost)}{beyond}, "
         f"{percent(point.left.mean, 0)} left early; {seeds_of(study, point)}"
     )
 
@@ -152,9 +162,10 @@ def _without_policy(study: Study) -> str:
 
 def _at_budget(study: Study, curve: Curve, point: Point) -> list[str]:
     alike = drop(point.drop.mean) == "the same accuracy"
+    beyond = f" ({over(point)})" if over(point) else ""
     said = [
         f"Asked to spend {short_percent(point.budget)} of the full network's {COST[study.unit]}, "
-        f"the policy {curve.policy} spends {percent(point.cost.mean)} and reaches "
+        f"the policy {curve.policy} spends {percent(point.cost.mean)}{beyond} and reaches "
         f"{percent(point.accuracy.mean)} accuracy on {num_test(study)} test inputs.",
         f"The full network reaches {percent(study.full.mean)}"
         f"{'' if alike else f', so this is {drop(point.drop.mean)}'}.",
@@ -168,6 +179,8 @@ def _at_budget(study: Study, curve: Curve, point: Point) -> list[str]:
 def _on_the_clock(study: Study, curve: Curve, point: Point) -> list[str]:
     """What was measured, or that nothing was: a smaller cost is no promise of a shorter time."""
     if not study.timings:
+        if study.unit == "latency_ms":
+            return ["The times are those of the segments: no whole runs were measured."]
         return [f"No times were measured; fewer {COST[study.unit]} alone promise no shorter time."]
     here = [
         timing
@@ -185,13 +198,18 @@ def _on_the_clock(study: Study, curve: Curve, point: Point) -> list[str]:
 def _timed(timings: Sequence[Timing]) -> str:
     said = [
         f"{plain(timing.ms.mean)} ms per input against {plain(timing.full_ms.mean)} ms for the "
-        f"full network at batch size {timing.batch_size}, {_times(timing.speed_up.mean)}"
+        f"full network at batch size {timing.batch_size}, {_times(timing.speed_up)}"
         for timing in timings
     ]
     return f"Measured on the clock: {'; '.join(said)}."
 
 
-def _times(speed_up: float) -> str:
-    if speed_up < 1:
-        return f"so {1 / speed_up:.2f} times as long"
-    return f"a measured speed-up of {speed_up:.2f}"
+def _times(speed_up: Spread) -> str:
+    """Each seed against its own full network: the mean is not the ratio of the mean times."""
+    over_seeds = ""
+    if speed_up.num > 1:
+        over_seeds = f" ({speed_up.low:.2f} to {speed_up.high:.2f} over {speed_up.num} seeds)"
+    if speed_up.mean < 1 and not over_seeds:
+        return f"so {1 / speed_up.mean:.2f} times as long"
+    slower = ", so it is slower" if speed_up.mean < 1 else ""
+    return f"a measured speed-up of {speed_up.mean:.2f}{over_seeds}{slower}"
