@@ -50,21 +50,17 @@ def evaluate(
 
     screen = Console(highlight=False)
     screen.print(table(results))
+    if clock:
+        screen.print(times(results))
     typer.echo(f"Next: {shlex.join(['offramp', 'report', str(run)])}")
 
 
 def table(results: list[dict[str, Any]]) -> Table:
     """Mean and spread over seeds of every exit, policy and control at every budget."""
-    from rich import box
-    from rich.table import Table
-
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    made = _empty("", "budget", "right, %", "cost", "leave at each exit, %")
     seeds = f", {len(results)} seeds: mean ± standard deviation" if len(results) > 1 else ""
     made.title = f"{results[0]['name']}: {results[0]['num_test']} test inputs{seeds}"
-    made.caption = "cost in multiply-accumulates, the full network's = 1; controls cannot run"
-    made.title_justify = made.caption_justify = "left"
-    for number, name in enumerate(("", "budget", "right, %", "cost", "leave at each exit, %")):
-        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+    made.caption = f"cost in {results[0]['unit']}, the full network's = 1; controls cannot run"
     for k in range(results[0]["num_exits"]):
         exits = [each["exits"][k] for each in results]
         right = spread([100 * one["top1"] for one in exits], 2)
@@ -74,6 +70,29 @@ def table(results: list[dict[str, Any]]) -> Table:
         control = " (control)" if name in results[0]["controls"] else ""
         for at, point in enumerate(results[0]["curves"][name]):
             made.add_row(f"{name}{control}", f"{point['budget']:g}", *_row(results, name, at))
+    return made
+
+
+def times(results: list[dict[str, Any]]) -> Table:
+    """Measured time per input beside the full network's, and the measured speed-up."""
+    made = _empty("measured", "budget", "batch", "ms", "full network, ms", "speed-up", "ideal")
+    made.caption = "per input, median; below 1 the adaptive run is slower"
+    for at, first in enumerate(results[0]["clock"]):
+        rows = [each["clock"][at] for each in results]
+        figures = ("ms", "full_ms", "speed_up", "ideal")
+        cells = [spread([row[name] for row in rows], 2) for name in figures]
+        made.add_row(first["policy"], f"{first['budget']:g}", str(first["batch_size"]), *cells)
+    return made
+
+
+def _empty(*columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    made.title_justify = made.caption_justify = "left"
+    for number, name in enumerate(columns):
+        made.add_column(name, justify="right" if number else "left", no_wrap=True)
     return made
 
 
