@@ -86,3 +86,9 @@ def test_bundle_must_say_how_to_answer(trained: Run, images: Path) -> None:
         predict(replace(trained.bundle(), preprocess=None), [images])
     with pytest.raises(UnknownNameError, match=r"'0\.3'; valid: 0\.5, 0\.9"):
         predict(trained.bundle(), [images], point="0.3")
+
+
+def test_budget_may_be_written_another_way(fitted: Run, images: Path) -> None:
+    [one] = predict(fitted.bundle(), [images / "1.png"], point="0.9")
+    [two] = predict(fitted.bundle(), [images / "1.png"], point="0.90")
+    assert one == two

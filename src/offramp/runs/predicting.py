@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ def predict(
         bundle: with a policy and the preprocessing of its data.
         files: image files, and folders, whose image files at any depth are taken in the order of
             their names, less hidden ones.
-        point: operating point of the policy; by default the one it is set to.
+        point: operating point of the policy, such as a budget; by default the one it is set to.
         batch_size: images that run together.
 
     Raises:
@@ -51,11 +52,18 @@ def predict(
     if bundle.preprocess is None:
         raise RunError("wanted a bundle that says how images are prepared, got one without")
     if point is not None:
-        bundle.policy.use(point)
+        bundle.policy.use(_named(point, bundle.policy))
     images = Paths(_expand(files))
     for file in images.paths:
         _check(file)
     return _answers(bundle, bundle.policy, bundle.preprocess, images, batch_size)
+
+
+def _named(point: str, policy: ExitPolicy) -> str:
+    """The operating point of that name, or of that number: 0.50 is 0.5."""
+    with suppress(ValueError):
+        return next((name for name in policy.points if float(name) == float(point)), point)
+    return point
 
 
 def _answers(
