@@ -51,7 +51,7 @@ def test_table_of_several_seeds_has_mean_and_standard_deviation() -> None:
 
 
 def test_table_says_the_unit_of_its_costs() -> None:
-    assert any("cost in params" in line for line in lines(table([results(0, "params")])))
+    assert any("cost in parameters" in line for line in lines(table([results(0, "params")])))
 
 
 def test_times_show_a_measured_slow_down_as_one() -> None:

@@ -14,6 +14,8 @@ from .spread import spread
 if TYPE_CHECKING:
     from rich.table import Table
 
+_UNITS = {"macs": "multiply-accumulates", "params": "parameters"}
+
 Path_ = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a study.")]
 Clock = Annotated[bool, typer.Option("--clock", help="Also time the first policy, measured.")]
 Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
@@ -60,7 +62,8 @@ def table(results: list[dict[str, Any]]) -> Table:
     made = _empty("", "budget", "right, %", "cost", "leave at each exit, %")
     seeds = f", {len(results)} seeds: mean ± standard deviation" if len(results) > 1 else ""
     made.title = f"{results[0]['name']}: {results[0]['num_test']} test inputs{seeds}"
-    made.caption = f"cost in {results[0]['unit']}, the full network's = 1; controls cannot run"
+    unit = _UNITS.get(results[0]["unit"], results[0]["unit"])
+    made.caption = f"cost in {unit}, the full network's = 1; controls cannot run"
     for k in range(results[0]["num_exits"]):
         exits = [each["exits"][k] for each in results]
         right = spread([100 * one["top1"] for one in exits], 2)
