@@ -20,6 +20,7 @@ from offramp.evaluate import (
     curve,
     evaluate,
     evaluate_exits,
+    evaluate_points,
     save_csv,
     save_json,
 )
@@ -389,3 +390,16 @@ def test_figures_that_are_not_finite_are_null_in_json() -> None:
     result = replace(at(0.5, 0.5), nll=float("inf"), ece=float("nan"))
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["nll"] is None and plain["ece"] is None
+
+
+def test_evaluate_points_is_evaluate_at_each_point() -> None:
+    torch.manual_seed(3)
+    calibration, test = (
+        Records.from_arrays(torch.randn(3, 60, 4), torch.arange(60) % 4) for _ in range(2)
+    )
+    costs = Costs.from_relative([0.3, 0.6, 1.0])
+    policy = MaxProb(num_exits=3).fit_points(calibration, costs, [0.4, 0.8])
+    before = policy.thresholds.clone()
+    found = evaluate_points(policy, test, costs)
+    assert torch.equal(policy.thresholds, before)
+    assert found == {name: evaluate(policy.use(name), test, costs) for name in ("0", "1")}

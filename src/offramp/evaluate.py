@@ -109,6 +109,30 @@ def evaluate(
     return _evaluate(policy, records, costs, _table(records, costs, unit, ignore_index))
 
 
+def evaluate_points(
+    policy: ExitPolicy,
+    records: Records,
+    costs: Costs,
+    *,
+    unit: str = "macs",
+    ignore_index: int = -100,
+) -> dict[str, Result]:
+    """Replay a policy at each of its operating points, by their names; the exits are read once.
+
+    Args:
+        policy: one whose points `ExitPolicy.fit_points` fitted; a copy of it is switched.
+        records: the test part, as for `evaluate`.
+        costs: cost of each exit.
+        unit: unit of the realised cost, which is relative to the original network.
+        ignore_index: a target that does not count, beside the negative ones.
+
+    Raises:
+        ValidationError: as `evaluate` does.
+    """
+    table, policy = _table(records, costs, unit, ignore_index), copy.deepcopy(policy)
+    return {name: _evaluate(policy.use(name), records, costs, table) for name in policy.points}
+
+
 def evaluate_exits(
     records: Records, costs: Costs, *, unit: str = "macs", ignore_index: int = -100
 ) -> list[ExitResult]:

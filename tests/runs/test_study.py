@@ -368,3 +368,12 @@ def test_results_file_is_plain_json(scored: Run) -> None:
     text = scored.results_path.read_text()
     assert json.loads(text)["format"] == "offramp-results"
     assert "NaN" not in text
+
+
+def test_results_in_parameters_hold_no_cost_in_multiply_accumulates(trained: Run) -> None:
+    fit_policies(trained, budgets=[0.9], unit="params")
+    results = score(trained, progress=False)
+    assert results["unit"] == "params"
+    assert results["static"] == []
+    wanted = trained.bundle().costs.relative("params").tolist()
+    assert [each["cost"] for each in results["exits"]] == wanted

@@ -18,7 +18,7 @@ from ..costs import count_macs, device_of
 from ..data.base import Splits
 from ..data.batches import open_data
 from ..errors import RunError
-from ..evaluate import Result, curve, evaluate, evaluate_exits
+from ..evaluate import Result, curve, evaluate_exits, evaluate_points
 from ..files import write_text
 from ..metrics import reliability
 from ..modes import keep_modes
@@ -75,8 +75,8 @@ def score(
     test = _test_records(run, bundle, splits, progress)
     results = _figures(config, bundle.costs, splits, calibration, test, fitted)
     results["made"] = _made(config, splits)
-    example = move(splits.example(), place)
-    results["static"] = _truncated(bundle, bundle.costs, example, test)
+    alone = [each["top1"] for each in results["exits"]]
+    results["static"] = _truncated(bundle, move(splits.example(), place), alone, results["unit"])
     results["samples"] = draw_samples(
         splits.test, test, [(f.label, _exits(f, test)) for f in fitted]
     )
@@ -139,11 +139,11 @@ def _made(config: Config, splits: Splits) -> dict[str, Any]:
 
 
 def _curve(fitted: Fitted, test: Records, costs: Costs) -> list[Result]:
-    results = []
-    for point, budget in fitted.budgets.items():
-        result = evaluate(fitted.policy.use(point), test, costs, unit=fitted.unit)
-        results.append(replace(result, policy=fitted.label, budget=budget))
-    return results
+    results = evaluate_points(fitted.policy, test, costs, unit=fitted.unit)
+    return [
+        replace(results[point], policy=fitted.label, budget=budget)
+        for point, budget in fitted.budgets.items()
+    ]
 
 
 def _exits(fitted: Fitted, test: Records) -> list[Tensor]:
@@ -151,15 +151,21 @@ def _exits(fitted: Fitted, test: Records) -> list[Tensor]:
     return [fitted.policy.use(point).exits(test) for point in fitted.budgets]
 
 
-def _truncated(bundle: Bundle, costs: Costs, example: State, test: Records) -> list[dict[str, Any]]:
-    """The network cut off after each early exit: its segments and that one head alone."""
+def _truncated(
+    bundle: Bundle, example: State, accuracies: Sequence[float], unit: str
+) -> list[dict[str, Any]]:
+    """The network cut off after each early exit: its segments and that one head alone.
+
+    Its cost is known in multiply-accumulates; beside costs in another unit it has no place.
+    """
+    if unit != "macs":
+        return []
     model = bundle.model
     with keep_modes(model, model.segments), torch.no_grad():
         pieces = count_macs(model.eval(), example)
-    exits = evaluate_exits(test, costs)
     cut = (pieces.segments.cumsum(0) + pieces.heads) / pieces.full
     return [
-        {"name": f"cut off after exit {k}", "cost": float(cut[k]), "accuracy": exits[k].top1}
+        {"name": f"cut off after exit {k}", "cost": float(cut[k]), "accuracy": accuracies[k]}
         for k in range(model.num_exits - 1)
     ]
 
