@@ -45,6 +45,13 @@ class Term(NamedTuple):
     since: int = 0  # first segment whose weights it may move; heads always learn their own term
 
 
+class Gains(NamedTuple):
+    """Factors of gradients on their way down; weights above a factor do not feel it."""
+
+    heads: Sequence[float]  # K, of what head k sends into segment k
+    boundaries: Sequence[float]  # K-1, of what segment k+1 sends into segment k
+
+
 class Prediction(NamedTuple):
     """An answer for every input, and the exit that gave it."""
 

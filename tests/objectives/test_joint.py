@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from offramp.errors import ValidationError
 from offramp.objectives.base import cross_entropy
-from offramp.objectives.joint import Joint, exit_weights
+from offramp.objectives.base import exit_weights
+from offramp.objectives.joint import Joint
 from offramp.registry import objectives
 from offramp.types import Batch, Costs, ExitOutput
 

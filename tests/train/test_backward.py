@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from offramp.errors import UnsupportedError, ValidationError
+from offramp.errors import ValidationError
 from offramp.objectives.base import Objective
 from offramp.objectives.joint import Joint
 from offramp.train import backward_step
@@ -72,7 +72,11 @@ def test_backward_step_under_autocast_gives_float32_gradients_and_terms(tiny, da
         ([], ValidationError, "at least one term"),
         ([("a", None, 0), ("a", None, 0)], ValidationError, r"different names, got \['a', 'a'\]"),
         ([("a", 3, 0)], ValidationError, r"one number per term, got \(3,\) for 'a'"),
-        ([("a", None, 0), ("b", None, 1)], UnsupportedError, "'b' has since=1"),
+        (
+            [("a", None, 0), ("b", None, 3)],
+            ValidationError,
+            "segment from 0 to 2, got 3 for the term 'b'",
+        ),
     ],
 )
 def test_backward_step_says_what_is_wrong_with_the_terms(tiny, data, terms, error, message):

@@ -15,11 +15,11 @@ from offramp.errors import (
     DataError,
     TrainingError,
     UnknownNameError,
-    UnsupportedError,
     ValidationError,
 )
 from offramp.model import MultiExitModel
 from offramp.objectives.base import Objective
+from offramp.objectives.joint import Joint
 from offramp.train import fit
 from offramp.train.meter import Meter
 from offramp.train.seeds import mix
@@ -253,13 +253,16 @@ def test_fit_trains_the_objective_too(tiny, data):
     assert objective.scale.item() != 1.0
 
 
-def test_fit_refuses_terms_that_need_routes(tiny, data):
-    class Routed(Watch):
-        def forward(self, outputs, batch, costs):
-            return [super().forward(outputs, batch, costs)[0]._replace(name="late", since=2)]
+def test_fit_trains_only_from_the_segment_that_a_term_says(tiny, data):
+    class Routed(Joint):
+        def since(self, num_exits, progress):
+            return [0, 1, 2]
 
-    with pytest.raises(UnsupportedError, match=r"'late' has since=2.*not there yet"):
-        fit(tiny(), data, Routed(), epochs=1, progress=False)
+    model, before = tiny(), tiny()
+    fit(model, data, Routed([0, 0, 1]), epochs=1, batch_size=16, weight_decay=0.0, progress=False)
+    then = dict(before.named_parameters())
+    moved = [name for name, now in model.named_parameters() if not torch.equal(now, then[name])]
+    assert moved and all(name.startswith(("segments.2", "heads.2")) for name in moved), moved
 
 
 def test_fit_stops_at_a_loss_that_is_not_finite(tiny, data):

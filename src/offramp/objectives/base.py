@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ValidationError
 from ..registry import objectives
-from ..types import Batch, Costs, ExitOutput, Term
+from ..types import Batch, Costs, ExitOutput, Gains, Term
+
+Weights = Literal["uniform", "linear"] | Sequence[float] | Callable[[int, float], Sequence[float]]
 
 register = objectives.register
 
@@ -31,6 +34,82 @@ class Objective(nn.Module, ABC):
             batch: the batch that gave them; its target is [N, *S].
             costs: cost of each exit.
         """
+
+    def gains(self, num_exits: int, progress: float) -> Gains | None:
+        """Factors of the gradients that pass from heads and segments down; None leaves them.
+
+        An objective around another one hands on what that says.
+        """
+        return None
+
+
+class ExitLosses(Objective):
+    """Cross-entropy of every exit, each weighted, and each for the segments that `since` says.
+
+    Args:
+        weights: ``uniform`` gives every exit 1 (MSDNet); ``linear`` gives exit k of K, counted from
+            1, k / (K (K + 1)), which sums to 1/2 (EENet); K numbers; or a schedule, a function of K
+            and the progress of training in [0, 1] that returns K numbers.
+        ignore_index: target that does not count, beside the negative ones.
+        label_smoothing: share of each target that is spread evenly over all classes, in [0, 1)
+            (Szegedy et al. 2016).
+
+    Raises:
+        ValidationError: if the weights are unknown, negative or not K, or the smoothing is no such
+            share.
+    """
+
+    def __init__(
+        self,
+        weights: Weights = "uniform",
+        *,
+        ignore_index: int = -100,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if isinstance(weights, str) and weights not in ("uniform", "linear"):
+            raise ValidationError(
+                f"wanted weights 'uniform', 'linear', numbers or a function, got {weights!r}"
+            )
+        if not 0 <= label_smoothing < 1:
+            raise ValidationError(f"wanted label_smoothing in [0, 1), got {label_smoothing!r}")
+        self.weights: Weights = weights  # type: ignore[assignment]
+        self.ignore_index = ignore_index
+        self.label_smoothing = label_smoothing
+
+    @abstractmethod
+    def since(self, num_exits: int, progress: float) -> Sequence[int]:
+        """For each exit, the first segment whose weights its loss may move, K numbers."""
+
+    def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
+        """One term per exit, ``ce/0`` to ``ce/K-1``.
+
+        Raises:
+            ValidationError: if a target on the CPU is no class; on a GPU looking would stall it.
+        """
+        target = counted(batch.target, outputs[0].logits.shape[1], self.ignore_index)
+        weights = exit_weights(self.weights, len(outputs), batch.progress)
+        since = self.since(len(outputs), batch.progress)
+        smooth = self.label_smoothing
+        losses = [cross_entropy(out.logits, target, label_smoothing=smooth) for out in outputs]
+        return [
+            Term(f"ce/{k}", weight * loss, first)
+            for k, (loss, weight, first) in enumerate(zip(losses, weights, since, strict=True))
+        ]
+
+
+def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[float]:
+    """The weight of each exit's loss, K numbers."""
+    if weights == "uniform":
+        return [1.0] * num_exits
+    if weights == "linear":
+        return [k / (num_exits * (num_exits + 1)) for k in range(1, num_exits + 1)]
+    values = [float(w) for w in (weights(num_exits, progress) if callable(weights) else weights)]
+    if len(values) != num_exits or min(values) < 0:
+        raise ValidationError(
+            f"wanted {num_exits} non-negative weights, one per exit, got {values}"
+        )
+    return values
 
 
 def counted(target: Tensor, num_classes: int, ignore_index: int = -100) -> Tensor:
@@ -69,3 +148,35 @@ def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float = 0.
     )
     # not the mean of cross_entropy, which is NaN for a batch where every target is ignored
     return total / (target >= 0).sum().clamp_min(1)
+
+
+def wrapped(objective: object, ignore_index: int = -100, label_smoothing: float = 0.0) -> Objective:
+    """The objective that another one goes around, made where it is only named.
+
+    Args:
+        objective: a name, ``{"name": ..., **options}``, or an objective.
+        ignore_index: handed to an objective given by name.
+        label_smoothing: likewise.
+
+    Raises:
+        ValidationError: if it is none of these, or is made already and told one of the others.
+        UnknownNameError: if there is no objective of that name.
+        OptionError: if that objective does not take an option.
+    """
+    handed: dict[str, Any] = {"ignore_index": ignore_index} if ignore_index != -100 else {}
+    handed |= {"label_smoothing": label_smoothing} if label_smoothing else {}
+    if isinstance(objective, Objective):
+        if handed:
+            raise ValidationError(
+                f"wanted {' and '.join(handed)} given to the objective itself, got {handed} beside "
+                f"a {type(objective).__name__} that is made already"
+            )
+        return objective
+    named = {"name": objective} if isinstance(objective, str) else objective
+    if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
+        raise ValidationError(
+            "wanted an objective as a name, a mapping with a 'name' and options, or an Objective; "
+            f"got {objective!r}"
+        )
+    options = {**handed, **named}
+    return objectives.create(options.pop("name"), **options)

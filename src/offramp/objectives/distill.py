@@ -22,9 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import ValidationError
-from ..registry import objectives
-from ..types import Batch, Costs, ExitOutput, Term
-from .base import Objective, register
+from ..types import Batch, Costs, ExitOutput, Gains, Term
+from .base import Objective, register, wrapped
 
 
 @register("distill")
@@ -79,9 +78,7 @@ class Distill(Objective):
             raise ValidationError("wanted temperature above 0, got 0")
         if not (teacher is None or isinstance(teacher, nn.Module)):
             raise ValidationError(f"wanted teacher as a module, got {type(teacher).__name__}")
-        handed = {"ignore_index": ignore_index} if ignore_index != -100 else {}
-        handed |= {"label_smoothing": label_smoothing} if label_smoothing else {}
-        self.objective = _wrapped(objective, handed)
+        self.objective = wrapped(objective, ignore_index, label_smoothing)
         self.ignore_index: int = getattr(self.objective, "ignore_index", ignore_index)
         self.weight, self.temperature, self.scale, self.start = weight, temperature, scale, start
         # not registered: it neither learns nor is saved
@@ -103,6 +100,10 @@ class Distill(Objective):
             *terms,
             *(Term(f"distill/{k}", loss, _since(terms, k)) for k, loss in enumerate(losses)),
         ]
+
+    def gains(self, num_exits: int, progress: float) -> Gains | None:
+        """Those of the wrapped objective."""
+        return self.objective.gains(num_exits, progress)
 
     def _losses(self, students: list[Tensor], last: Tensor, batch: Batch) -> list[Tensor]:
         if batch.progress < self.start:
@@ -163,25 +164,6 @@ def _since(terms: Sequence[Term], k: int) -> int:
 def _wide(tensor: Tensor) -> Tensor:
     """In float32 or wider: differences of log-probabilities are lost in bf16."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _wrapped(objective: object, handed: dict[str, Any]) -> Objective:
-    """The objective to wrap, made where it is only named."""
-    if isinstance(objective, Objective):
-        if handed:
-            raise ValidationError(
-                f"wanted {' and '.join(handed)} given to the objective itself, got {handed} beside "
-                f"a {type(objective).__name__} that is made already"
-            )
-        return objective
-    named = {"name": objective} if isinstance(objective, str) else objective
-    if not isinstance(named, Mapping) or not isinstance(named.get("name"), str):
-        raise ValidationError(
-            "wanted an objective as a name, a mapping with a 'name' and options, or an Objective; "
-            f"got {objective!r}"
-        )
-    options = {**handed, **named}
-    return objectives.create(options.pop("name"), **options)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:

@@ -1,16 +1,35 @@
-"""One training step's forward and backward pass."""
+"""One training step's forward and backward pass; where terms are routed, segment by segment.
+
+Who learns from whom is one integer per term, ``since``: the first segment whose weights it may
+move. Block-dependent losses (Han et al. 2023) re-run a block for every set of exits that trains it;
+here there is one forward pass. At every boundary between segments the state is handed on as views,
+at which the graph can be taken apart, and the backward pass walks from the last segment to the
+first. What it carries across a boundary is one gradient of the state per distinct ``since``. The
+weights of a segment get one backward pass, from the sum of all gradients that may move them. Where
+that sum goes on as a whole its input gradient comes free, so n gradients that go on take n - 1
+further passes, or n where another one ends there; none of these computes gradients of weights.
+
+Counting a segment's forward pass, input gradient and weight gradient as 1 each, seven equal
+segments take 21 for joint training, no more for grouped or layer-wise training, 29 for an overlap
+of three, and 30 where the last exit reaches all segments.
+
+Memory: every segment's graph from its forward pass until the walk has passed it, as in joint
+training, and beside it the gradients of one boundary's state, at most one per exit.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UnsupportedError, ValidationError
 from ..model import MultiExitModel
 from ..objectives.base import Objective
-from ..types import Batch, Costs, ExitOutput, Term
+from ..trees import State, map_tensors, tensors
+from ..types import Batch, Costs, ExitOutput, Gains, Term
 from .mixing import Partner, blend
 
 
@@ -25,14 +44,17 @@ class Passed(NamedTuple):
 def backward_step(
     model: MultiExitModel, objective: Objective, batch: Batch, costs: Costs
 ) -> list[Term]:
-    """One forward pass, and one backward pass of the sum of the objective's terms.
+    """One forward pass, and the backward passes that give every term's gradient to its segments.
 
-    Gradients are added to those that are there, as ``Tensor.backward`` does.
+    A term with ``since`` moves the weights of segments ``since`` and up, and of every head that it
+    reads. Gradients are added to those that are there, as ``Tensor.backward`` does. Where all terms
+    have ``since`` 0 and the objective has no gains, this is the backward pass of their sum.
 
     Raises:
-        UnsupportedError: if a term has ``since`` above 0: there is no routed backward pass yet.
-        ValidationError: if the objective has no terms, two of one name, or one that is not a single
-            number.
+        ValidationError: if the objective has no terms, two of one name, one that is not a single
+            number or whose ``since`` is no segment, or gains that do not fit the exits.
+        UnsupportedError: if terms are routed and a segment or a head changes the state that it is
+            given in place.
 
     Example:
         >>> terms = backward_step(model, objective, batch, costs)
@@ -60,16 +82,54 @@ def forward_backward(
         partner: what the batch was mixed with; the objective is asked about that too.
         weight: [], a factor of the gradients, and of nothing else.
     """
-    outputs = [_widen(out) for out in model(batch.inputs)]
+    outputs, stages = _forward(model, batch.inputs)
     terms = objective(outputs, batch, costs)
-    _check(terms)
+    _check(terms, model.num_exits)
     if partner is not None:
         terms = blend(terms, objective(outputs, partner.batch, costs), partner.share)
+    gains = objective.gains(model.num_exits, batch.progress)
     loss = torch.stack([term.value for term in terms]).sum()
     # backward repeats the types of the forward pass; an autocast around it could change them
     with torch.autocast(loss.device.type, enabled=False):
-        (loss if weight is None else loss * weight).backward()
+        if gains is None and not any(term.since for term in terms):
+            (loss if weight is None else loss * weight).backward()
+        else:
+            _check_untouched(stages)
+            asked = _asked(terms, outputs, [*objective.parameters()], weight)
+            _walk(model, outputs, stages, asked, _checked_gains(gains, model.num_exits))
     return Passed(outputs, terms, loss)
+
+
+# --------------------------------------------------------------------- the forward pass
+class _Stage(NamedTuple):
+    """A segment's place in the graph: the tensors of the states around it that have gradients."""
+
+    enters: list[Tensor]  # of the state that the segment read; views of the last one's `leaves`
+    leaves: list[Tensor]  # of the state that it made
+    seen: list[Tensor]  # what the head read; views of `leaves`
+    versions: list[int]  # of `leaves`, before anyone else had them
+
+
+def _forward(model: MultiExitModel, inputs: State) -> tuple[list[ExitOutput], list[_Stage]]:
+    state, enters = inputs, []
+    outputs, stages = [], []
+    for segment, head in zip(model.segments, model.heads, strict=True):
+        made = segment(state)
+        versions = [tensor._version for tensor in _learning(made)]
+        state, seen = map_tensors(_view, made), map_tensors(_view, made)
+        outputs.append(_widen(head(seen)))
+        stages.append(_Stage(enters, _learning(made), _learning(seen), versions))
+        enters = _learning(state)
+    return outputs, stages
+
+
+def _view(tensor: Tensor) -> Tensor:
+    """The same values under another name, at which the graph can be taken apart."""
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor
+
+
+def _learning(state: State) -> list[Tensor]:
+    return [tensor for tensor in tensors(state) if tensor.requires_grad]
 
 
 def _widen(out: ExitOutput) -> ExitOutput:
@@ -81,21 +141,163 @@ def _wide(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor
 
 
-def _check(terms: list[Term]) -> None:
+# --------------------------------------------------------------------- the routed backward pass
+_Gradients = list[Tensor | None]  # of some tensors, in their order; None is zero
+
+
+def _asked(
+    terms: Sequence[Term],
+    outputs: Sequence[ExitOutput],
+    own: Sequence[nn.Parameter],
+    weight: Tensor | None,
+) -> list[dict[int, _Gradients]]:
+    """Per exit and ``since``, the gradient of its answers; the objective's own are added up."""
+    answers = [_learning(out) for out in outputs]
+    every = [tensor for part in answers for tensor in part]
+    learning = [parameter for parameter in own if parameter.requires_grad]
+    asked: list[dict[int, _Gradients]] = [{} for _ in outputs]
+    groups: dict[int, Tensor] = {}
+    for term in terms:
+        if term.value.requires_grad:
+            value = term.value if weight is None else term.value * weight
+            groups[term.since] = groups[term.since] + value if term.since in groups else value
+    for since, value in groups.items():
+        if learning:
+            torch.autograd.backward(value, inputs=learning, retain_graph=True)
+        # two groups may share a part of the graph, such as a softmax
+        grads = iter(torch.autograd.grad(value, every, retain_graph=True, allow_unused=True))
+        for part, by_since in zip(answers, asked, strict=True):
+            mine: _Gradients = [next(grads) for _ in part]
+            if any(grad is not None for grad in mine):
+                by_since[since] = mine
+    return asked
+
+
+def _walk(
+    model: MultiExitModel,
+    outputs: Sequence[ExitOutput],
+    stages: list[_Stage],
+    asked: Sequence[dict[int, _Gradients]],
+    gains: Gains,
+) -> None:
+    """From the last segment to the first; what has been passed is let go."""
+    carried: dict[int, _Gradients] = {}  # since -> gradient of the state that a segment made
+    for k in reversed(range(model.num_exits)):
+        stage = stages.pop()
+        for since, grads in _through_head(model.heads[k], outputs[k], stage, asked[k]).items():
+            if since <= k:
+                grads = _scaled(grads, gains.heads[k])
+                carried[since] = _added(carried[since], grads) if since in carried else grads
+        carried = _through_segment(k, model.segments[k], stage, carried)
+        if k and gains.boundaries[k - 1] != 1:
+            gain = gains.boundaries[k - 1]
+            carried = {since: _scaled(grads, gain) for since, grads in carried.items()}
+
+
+def _through_head(
+    head: nn.Module, out: ExitOutput, stage: _Stage, asked: dict[int, _Gradients]
+) -> dict[int, _Gradients]:
+    """The gradient of the state for each ``since``; the head's weights learn from all of them."""
+    weights, found = _weights(head), {}
+    for number, (since, grads) in enumerate(asked.items(), 1):
+        more = number < len(asked)
+        found[since] = _pull(_learning(out), grads, weights, stage.seen, more=more)
+    return found
+
+
+def _through_segment(
+    k: int, segment: nn.Module, stage: _Stage, carried: dict[int, _Gradients]
+) -> dict[int, _Gradients]:
+    """The same gradients one boundary further down; the segment's weights learn from their sum."""
+    going = [since for since in carried if since < k] if stage.enters else []
+    free = len(going) == len(carried)  # nobody stops here: the sum's gradient serves one of them
+    below = {
+        since: _pull(stage.leaves, carried[since], [], stage.enters, more=True)
+        for since in (going[1:] if free else going)
+    }
+    total: _Gradients = []
+    for grads in carried.values():
+        total = _added(total, grads) if total else grads
+    rest = _pull(stage.leaves, total, _weights(segment), stage.enters if free else [], more=False)
+    if free and going:
+        for grads in below.values():
+            rest = _added(rest, _scaled(grads, -1))
+        below[going[0]] = rest
+    return below
+
+
+def _pull(
+    roots: Sequence[Tensor],
+    grads: _Gradients,
+    weights: Sequence[nn.Parameter],
+    into: Sequence[Tensor],
+    *,
+    more: bool,
+) -> _Gradients:
+    """Pass gradients back from the roots: added up for the weights, returned for the others."""
+    pairs = [(root, grad) for root, grad in zip(roots, grads, strict=False) if grad is not None]
+    if not pairs or not (weights or into):
+        return [None] * len(into)
+    heads, given = zip(*pairs, strict=True)
+    if not weights:
+        return [*torch.autograd.grad(heads, into, given, retain_graph=more, allow_unused=True)]
+    torch.autograd.backward(heads, given, retain_graph=more, inputs=[*weights, *into])
+    found = [tensor.grad for tensor in into]
+    for tensor in into:
+        tensor.grad = None
+    return found
+
+
+def _added(some: _Gradients, others: _Gradients) -> _Gradients:
+    return [
+        b if a is None else a if b is None else a + b for a, b in zip(some, others, strict=True)
+    ]
+
+
+def _scaled(grads: _Gradients, factor: float) -> _Gradients:
+    return grads if factor == 1 else [None if g is None else g * factor for g in grads]
+
+
+def _weights(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
+
+
+# --------------------------------------------------------------------- checks
+def _check(terms: list[Term], num_exits: int) -> None:
     if not terms:
         raise ValidationError("wanted an objective with at least one term, got none")
     names = [term.name for term in terms]
     if len(set(names)) < len(names):
         raise ValidationError(f"wanted terms of different names, got {names}")
-    shaped = next((term for term in terms if term.value.dim()), None)
-    if shaped is not None:
+    for term in terms:
+        if term.value.dim():
+            raise ValidationError(
+                f"wanted one number per term, got {tuple(term.value.shape)} for {term.name!r}"
+            )
+        if not isinstance(term.since, int) or not 0 <= term.since < num_exits:
+            raise ValidationError(
+                f"wanted since as a segment from 0 to {num_exits - 1}, got {term.since!r} for the "
+                f"term {term.name!r}"
+            )
+
+
+def _checked_gains(gains: Gains | None, num_exits: int) -> Gains:
+    if gains is None:
+        return Gains([1.0] * num_exits, [1.0] * (num_exits - 1))
+    if (len(gains.heads), len(gains.boundaries)) != (num_exits, num_exits - 1):
         raise ValidationError(
-            f"wanted one number per term, got {tuple(shaped.value.shape)} for {shaped.name!r}"
+            f"wanted gains of {num_exits} heads and {num_exits - 1} boundaries, got "
+            f"{len(gains.heads)} and {len(gains.boundaries)}"
         )
-    routed = next((term for term in terms if term.since > 0), None)
-    if routed is not None:
-        raise UnsupportedError(
-            f"the term {routed.name!r} has since={routed.since}: it may move segments from "
-            f"{routed.since} on only, which needs the routed backward pass; that is not there yet, "
-            "wanted terms with since=0"
-        )
+    return gains
+
+
+def _check_untouched(stages: Iterable[_Stage]) -> None:
+    """A state that was changed in place has lost the place where the graph is taken apart."""
+    for k, stage in enumerate(stages):
+        if [tensor._version for tensor in stage.leaves] != stage.versions:
+            raise UnsupportedError(
+                f"the state that segment {k} makes is changed in place by head {k} or by what "
+                "follows, which routed terms (since above 0, or gains) do not allow: wanted "
+                "inplace=False in what reads it"
+            )
