@@ -18,6 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from offramp.heads import LinearHead
 from offramp.model import MultiExitModel
+from offramp.objectives.block_dependent import BlockDependent
+from offramp.objectives.distill import Distill
+from offramp.objectives.gradient_equilibrium import GradientEquilibrium
 from offramp.train import fit
 from offramp.train.checkpoint import load_tensors, save_tensors
 from offramp.types import Costs
@@ -29,6 +32,7 @@ RUNS = {  # 50 rows: the last batch of 16 has 2; of 7, an odd number and then 1,
     "ignored": {"batch_size": 9, "ignore": True},
     "loader": {"accumulate": 3, "loader": True},  # which keeps its last batch, of one row
     "adamw": {"batch_size": 9, "optimizer": "adamw", "lr": 0.003, "ema": 0.9},
+    "routed": {"batch_size": 9, "objective": Distill(GradientEquilibrium(BlockDependent(1)))},
 }
 
 

@@ -19,7 +19,7 @@ training, and beside it the gradients of one boundary's state, at most one per e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,7 +82,8 @@ def forward_backward(
         partner: what the batch was mixed with; the objective is asked about that too.
         weight: [], a factor of the gradients, and of nothing else.
     """
-    outputs, stages = _forward(model, batch.inputs)
+    apart = _shares_weights(model)
+    outputs, stages = _forward(model, batch.inputs, _leaf if apart else _view)
     terms = objective(outputs, batch, costs)
     _check(terms, model.num_exits)
     if partner is not None:
@@ -91,7 +92,7 @@ def forward_backward(
     loss = torch.stack([term.value for term in terms]).sum()
     # backward repeats the types of the forward pass; an autocast around it could change them
     with torch.autocast(loss.device.type, enabled=False):
-        if gains is None and not any(term.since for term in terms):
+        if gains is None and not apart and not any(term.since for term in terms):
             (loss if weight is None else loss * weight).backward()
         else:
             _check_untouched(stages)
@@ -110,13 +111,15 @@ class _Stage(NamedTuple):
     versions: list[int]  # of `leaves`, before anyone else had them
 
 
-def _forward(model: MultiExitModel, inputs: State) -> tuple[list[ExitOutput], list[_Stage]]:
+def _forward(
+    model: MultiExitModel, inputs: State, name: Callable[[Tensor], Tensor]
+) -> tuple[list[ExitOutput], list[_Stage]]:
     state, enters = inputs, []
     outputs, stages = [], []
     for segment, head in zip(model.segments, model.heads, strict=True):
         made = segment(state)
         versions = [tensor._version for tensor in _learning(made)]
-        state, seen = map_tensors(_view, made), map_tensors(_view, made)
+        state, seen = map_tensors(name, made), map_tensors(name, made)
         outputs.append(_widen(head(seen)))
         stages.append(_Stage(enters, _learning(made), _learning(seen), versions))
         enters = _learning(state)
@@ -126,6 +129,26 @@ def _forward(model: MultiExitModel, inputs: State) -> tuple[list[ExitOutput], li
 def _view(tensor: Tensor) -> Tensor:
     """The same values under another name, at which the graph can be taken apart."""
     return tensor.view_as(tensor) if tensor.requires_grad else tensor
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    """The same values, at which the graph ends."""
+    return tensor.detach().requires_grad_() if tensor.requires_grad else tensor
+
+
+def _shares_weights(model: MultiExitModel) -> bool:
+    """Whether a segment's weight is also another segment's or a head's.
+
+    A gradient asked for such a weight further up would be followed on down to the segment: there
+    the graph has to be in parts from the start, and what a state is changed into in place is lost.
+    """
+    seen: set[int] = set()
+    for segment in model.segments:
+        own = {id(weight) for weight in _weights(segment)}
+        if own & seen:
+            return True
+        seen |= own
+    return any(id(weight) in seen for head in model.heads for weight in _weights(head))
 
 
 def _learning(state: State) -> list[Tensor]:
@@ -274,7 +297,8 @@ def _check(terms: list[Term], num_exits: int) -> None:
             raise ValidationError(
                 f"wanted one number per term, got {tuple(term.value.shape)} for {term.name!r}"
             )
-        if not isinstance(term.since, int) or not 0 <= term.since < num_exits:
+        whole = isinstance(term.since, int) and not isinstance(term.since, bool)
+        if not (whole and 0 <= term.since < num_exits):
             raise ValidationError(
                 f"wanted since as a segment from 0 to {num_exits - 1}, got {term.since!r} for the "
                 f"term {term.name!r}"
