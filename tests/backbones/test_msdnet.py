@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -134,7 +135,7 @@ def test_msdnet_with_a_public_checkpoint_answers_as_the_public_network(name, pre
 
 @pytest.mark.parametrize("name", _PUBLISHED)
 def test_msdnet_knows_every_name_and_shape_of_the_public_models(name: str) -> None:
-    from offramp.backbones.msdnet import from_public
+    from offramp.backbones.msdnet_public import from_public
 
     options = _PUBLISHED[name][0]
     with torch.device("meta"):
@@ -142,6 +143,74 @@ def test_msdnet_knows_every_name_and_shape_of_the_public_models(name: str) -> No
         public = from_public(_public_state(**{"num_classes": 100, "num_exits": 7, **options}))
     shapes = {key: tuple(value.shape) for key, value in ours.items()}
     assert {key: tuple(value.shape) for key, value in public.items()} == shapes
+
+
+# The networks of github.com/savertm/Block-Dependent-Losses-for-Multi-Exit-Networks, by ``--arch``:
+# seven exits on CIFAR, without DataParallel; five on ImageNet, with it, which puts ``module.`` in
+# front. Narrower here than there; the names are the same.
+_BDL_CIFAR = {"num_exits": 7, "base": 4, "step": 2, "channels": 4, "growth": 2}
+_BDL_IMAGENET = {**_IMAGENET, "num_classes": 10, "base": 4, "step": 4, "channels": 4, "growth": 2}
+_BDL = {
+    "msdnet": (_BDL_CIFAR, 32, ""),
+    "msdnet_overlap": (_BDL_CIFAR, 32, ""),
+    "msdnet on ImageNet": (_BDL_IMAGENET, 224, "module."),
+    "msdnet_overlap_imagenet": (_BDL_IMAGENET, 224, "module."),
+}
+
+
+def _bdl_checkpoint(arch: str) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The weights, and all that the public code saves with those of its best epoch."""
+    options, _, prefix = _BDL[arch]
+    public = _public_state(**options)
+    learned = [torch.nn.Parameter(value) for value in public.values() if value.is_floating_point()]
+    optimizer = torch.optim.SGD(learned[:3], 0.1, momentum=0.9, weight_decay=1e-4)
+    for parameter in learned[:3]:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    return public, {
+        "epoch": 299,
+        "arch": arch.split(" ")[0],
+        "state_dict": OrderedDict((prefix + name, value) for name, value in public.items()),
+        "best_prec1": 76.5,
+        "optimizer": optimizer.state_dict(),
+    }
+
+
+@pytest.mark.parametrize("arch", _BDL)
+def test_msdnet_with_a_checkpoint_of_the_public_bdl_code_answers_as_its_network(arch, tmp_path):
+    options, side, _ = _BDL[arch]
+    public, saved = _bdl_checkpoint(arch)
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(saved, path)
+    model = create_model("msdnet", checkpoint=path, **{"num_classes": 10, **options}).eval()
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        ours, theirs = [out.logits for out in model(images)], _public_run(public, images)
+    assert len(ours) == len(theirs) == model.num_exits
+    for k, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        assert other.std() > 1e-3
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4, msg=lambda m, k=k: f"{k}: {m}")
+
+
+def test_msdnet_reads_checkpoints_written_by_an_old_torch(tmp_path) -> None:
+    """Before 1.6, torch wrote no zip files; before 0.4.1, batch norm counted no batches."""
+    public, saved = _bdl_checkpoint("msdnet_overlap")
+    saved["state_dict"] = {n: v for n, v in public.items() if not n.endswith("num_batches_tracked")}
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(saved, path, _use_new_zipfile_serialization=False)
+    model = create_model("msdnet", checkpoint=path, num_classes=10, **_BDL_CIFAR)
+    weight = public["classifier.6.linear.weight"]
+    assert torch.equal(model.state_dict()["heads.6.classifier.weight"], weight)
+
+
+def test_msdnet_with_other_exits_or_classes_than_the_checkpoint_says_so(tmp_path) -> None:
+    path = tmp_path / "model_best.pth.tar"
+    torch.save(_bdl_checkpoint("msdnet_overlap")[1], path)
+    came = r"wanted .* num_exits={}, num_classes={}; got .* num_exits=7, num_classes=10$"
+    for num_exits, num_classes in ((6, 10), (8, 10), (7, 100)):
+        options = {**_BDL_CIFAR, "num_exits": num_exits, "num_classes": num_classes}
+        with pytest.raises(CheckpointError, match=came.format(num_exits, num_classes)):
+            create_model("msdnet", checkpoint=path, **options)
 
 
 def test_msdnet_refuses_a_checkpoint_that_lacks_a_name_or_has_another_shape(tmp_path) -> None:

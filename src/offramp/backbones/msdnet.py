@@ -11,7 +11,6 @@ Left out: lazy evaluation, which skips the finer scales of the layers just befor
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from ..errors import ValidationError
 from ..heads import ConvHead
 from .base import Parts, register
+from .msdnet_public import check_size, from_public
 
 StepMode = Literal["even", "lin_grow"]
 Prune = Literal["max", "min"]
@@ -47,6 +47,8 @@ def msdnet(
     gate: bool = False,
 ) -> Parts:
     """MSDNet; by default the CIFAR-100 model of the public code.
+
+    ``checkpoint=`` of `create_model` takes files of the public MSDNet and BDL repositories.
 
     Takes images [N, 3, H, W]. The state is a list of the live scales, finest first; scale s has
     growth_factors[s] times the channels of a common unit, and half the height and width of scale
@@ -105,17 +107,13 @@ def msdnet(
         heads.append(_head(plan, read, num_classes, gate=gate and k < num_exits - 1))
     for module in (*segments, *heads):
         module.apply(_initialise)
-    return Parts(segments, heads, rename=from_public)
 
+    def rename(public: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        state = from_public(public)
+        check_size(state, num_exits, num_classes)
+        return state
 
-def from_public(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with the names of github.com/kalviny/MSDNet-PyTorch, under the names used here.
-
-    Example:
-        >>> list(from_public({"blocks.0.1.layers.2.conv_down.net.0.weight": weight}))
-        ['segments.0.1.scales.2.down.0.weight']
-    """
-    return {_from_public(name): value for name, value in state.items()}
+    return Parts(segments, heads, rename=rename)
 
 
 class Stem(nn.Module):
@@ -312,23 +310,7 @@ def _initialise(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-# --------------------------------------------------------------------------- names and checks
-_PUBLIC_NAMES = (
-    (r"^blocks\.", "segments."),
-    (r"^classifier\.(\d+)\.m\.(\d+)\.net\.", r"heads.\1.convs.\2."),
-    (r"^classifier\.(\d+)\.linear\.", r"heads.\1.classifier."),
-    (r"\.(?:layers|m)\.(\d+)\.", r".scales.\1."),
-    (r"\.conv_(down|normal)\.", r".\1."),
-    (r"\.net\.", "."),
-)
-
-
-def _from_public(name: str) -> str:
-    for pattern, ours in _PUBLIC_NAMES:
-        name = re.sub(pattern, ours, name)
-    return name
-
-
+# --------------------------------------------------------------------------- checks
 def _check(plan: _Plan, num_classes: int, gate: bool) -> None:
     counts = {"num_classes": num_classes, **plan._asdict()}
     for name in ("num_classes", "num_exits", "base", "step", "channels", "growth"):
