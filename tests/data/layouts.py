@@ -98,6 +98,80 @@ def tiny_imagenet(folder: Path) -> Path:
     return folder
 
 
+def mask_of(
+    name: str, size: tuple[int, int] = (12, 16), values: Sequence[int] = (0, 1, 2, 255)
+) -> Image.Image:
+    """A mask of its own for every name, in blocks of 4 x 4; every value is in it."""
+    rng = np.random.default_rng(zlib.crc32(name.encode()))
+    height, width = (side // 4 for side in size)
+    rest = rng.choice(values, height * width - len(values))
+    cells = rng.permutation(np.concatenate([values, rest])).reshape(height, width)
+    return Image.fromarray(cells.repeat(4, 0).repeat(4, 1).astype(np.uint8))
+
+
+def pair_parquet(
+    folder: Path,
+    splits: Mapping[str, int],
+    *,
+    values: Sequence[int] = (0, 1, 2, 255),
+    size: tuple[int, int] = (12, 16),
+    columns: Sequence[str] = ("image", "semantic_segmentation"),
+    mode: str = "L",
+) -> Path:
+    """A folder as `datasets` reads it: one file per split, so many images with masks in it."""
+    import datasets
+
+    folder.mkdir(parents=True, exist_ok=True)
+    features = datasets.Features({name: datasets.Image() for name in columns})
+    for split, num in splits.items():
+        images = [noise(f"{split}{i}", size) for i in range(num)]
+        masks = [mask_of(f"{split}{i}", size, values).convert(mode) for i in range(num)]
+        cells = [[{"bytes": encoded(i), "path": None} for i in each] for each in (images, masks)]
+        table = datasets.Dataset.from_dict(dict(zip(columns, cells, strict=True)), features)
+        table.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def pair_folders(
+    folder: Path,
+    num: int,
+    *,
+    values: Sequence[int] = (0, 1, 2, 255),
+    size: tuple[int, int] = (12, 16),
+    names: tuple[str, str] = ("images", "masks"),
+) -> Path:
+    """A folder of images, and one of masks with the same names."""
+    for name in names:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for i in range(num):
+        noise(f"{folder}{i}", size).save(folder / names[0] / f"{i}.bmp")
+        mask_of(f"{folder}{i}", size, values).save(folder / names[1] / f"{i}.png")
+    return folder
+
+
+LABEL_IDS = (3, 7, 8, 11, 21, 23, 26, 33)  # of Cityscapes; 3 is no class
+
+
+def cityscapes_folders(
+    folder: Path, num: int, *, size: tuple[int, int] = (12, 16), labels: str = "labelIds"
+) -> Path:
+    """The original `leftImg8bit` and `gtFine`: so many frames of each of two cities in train."""
+    for split, cities in (("train", ("aachen", "ulm")), ("val", ("lindau",)), ("test", ("bonn",))):
+        for city in cities:
+            images, masks = folder / "leftImg8bit" / split / city, folder / "gtFine" / split / city
+            for place in (images, masks):
+                place.mkdir(parents=True, exist_ok=True)
+            for i in range(num):
+                frame = f"{city}_{i:06}_000019"
+                noise(frame, size).save(images / f"{frame}_leftImg8bit.png")
+                if split == "test":
+                    continue
+                noise(frame, size).save(masks / f"{frame}_gtFine_color.png")
+                ids = LABEL_IDS if labels == "labelIds" else (0, 1, 2, 18, 255)
+                mask_of(frame, size, ids).save(masks / f"{frame}_gtFine_{labels}.png")
+    return folder
+
+
 _TRAIN_TEST = {"train": PER_CLASS, "test": PER_CLASS_TEST}
 _TRAIN_VAL = {"train": PER_CLASS, "validation": PER_CLASS_TEST}
 
@@ -134,5 +208,24 @@ COPIES: dict[str, Callable[[Path], dict[str, Any]]] = {
     "huggingface": lambda folder: {
         "path": parquet(folder, {**_TRAIN_VAL, "test": PER_CLASS_TEST}, columns=("photo", "kind")),
         "image_size": 7,
+    },
+}
+
+_PAIRS = {"train": 20, "validation": 4, "test": 5}
+
+# likewise, of the data sets whose targets are maps
+MAP_COPIES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "camvid": lambda folder: {
+        "path": pair_parquet(folder, _PAIRS, values=(*range(11), 255)),
+        "image_size": [12, 16],
+    },
+    "cityscapes": lambda folder: {
+        "path": pair_parquet(folder, _PAIRS, values=LABEL_IDS, mode="RGB"),
+        "image_size": [6, 8],
+    },
+    "mask_folder": lambda folder: {
+        "path": pair_folders(folder, 30),
+        "image_size": [10, 14],
+        "num_classes": 3,
     },
 }

@@ -111,7 +111,7 @@ def test_rotate_turns_every_image_around_its_middle() -> None:
     torch.testing.assert_close(augment(images(), seeded()), wanted, rtol=1e-3, atol=1e-3)
 
 
-ALL = ["crop", "flip", "resized_crop", "erase", "rotate"]
+ALL = ["crop", "flip", "resized_crop", "scale_crop", "erase", "rotate", "jitter"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -157,6 +157,12 @@ def test_augmentations_act_in_their_order() -> None:
     [
         ("crop", ValidationError, "a list of augmentations, got 'crop'"),
         ({"crop": {}}, ValidationError, "a list of augmentations"),
+        ([{"name": "crpo"}], UnknownNameError, "'crpo'.*valid: crop, flip"),
+        ([{"name": "crop", "pading": 4}], OptionError, r"takes the options \['padding'\].*pading"),
+        ([{"name": "scale_crop", "size": 32}], ValidationError, r"size \(height, width\)"),
+        ([{"name": "scale_crop", "scales": [2, 1]}], ValidationError, "scales.*rising"),
+        ([{"jitter": {"contrast": 2}}], ValidationError, r"contrast in \[0, 1\], got 2"),
+        ([{"jitter": {"brightness": -1}}], ValidationError, "brightness from 0, got -1"),
         (["crpo"], UnknownNameError, "'crpo'.*valid: crop, flip"),
         ([3], ValidationError, "a name or one name with its options, got 3"),
         ([{"crop": {}, "flip": {}}], ValidationError, "one name with its options"),

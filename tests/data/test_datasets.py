@@ -1,4 +1,7 @@
-"""What every registered data set promises, each on a small copy in its published layout."""
+"""What every data set with labels promises, each on a small copy in its published layout.
+
+`test_map_datasets` has those whose targets are maps.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from offramp.data import Images, Preprocess, Splits, create_dataset, list_datase
 from offramp.errors import DataError
 from offramp.registry import datasets
 
-from .layouts import COPIES
+from .layouts import COPIES, MAP_COPIES
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 PARTS = ("train", "validation", "calibration", "test")
@@ -47,7 +50,7 @@ def rows(data: Any) -> list[bytes]:
 
 
 def test_every_data_set_has_a_small_copy() -> None:
-    assert sorted(COPIES) == list_datasets()
+    assert sorted([*COPIES, *MAP_COPIES]) == list_datasets()
 
 
 @pytest.mark.parametrize("name", sorted(COPIES))

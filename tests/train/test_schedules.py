@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from offramp.errors import ValidationError
-from offramp.train.schedules import constant, cosine, factor, find, one_cycle
+from offramp.train.schedules import constant, cosine, factor, find, one_cycle, poly
 
 
 def test_cosine_has_the_values_of_half_a_cosine():
@@ -32,9 +32,19 @@ def test_find_knows_names_and_functions():
     assert find("cosine") is cosine
     assert find(constant) is constant
     with pytest.raises(
-        ValidationError, match=r"\['constant', 'cosine', 'one_cycle', 'step'\].*'linear'"
+        ValidationError, match=r"\['constant', 'cosine', 'one_cycle', 'poly', 'step'\].*'linear'"
     ):
         find("linear")
+
+
+def test_poly_has_the_rates_of_torchs():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
+    theirs = torch.optim.lr_scheduler.PolynomialLR(optimizer, total_iters=50, power=0.9)
+    assert find("poly") is poly
+    for step in range(51):
+        assert 2 * poly(step / 50) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6), step
+        optimizer.step()
+        theirs.step()
 
 
 def test_step_multiplies_by_gamma_at_each_milestone():

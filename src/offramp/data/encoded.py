@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,10 @@ from torch import Tensor
 from ..errors import DataError, extra
 from .preprocess import Preprocess
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+T = TypeVar("T")
 Advance = Callable[[int], None]
 
 _CHUNK = 256  # images read at a time
@@ -110,6 +114,31 @@ def decode_all(
     return out
 
 
+def opened(content: bytes, name: Callable[[], str], use: Callable[[Image], T]) -> T:
+    """What ``use`` makes of an image.
+
+    Args:
+        content: of its file.
+        name: what to call it in a message.
+        use: told the decoded image.
+
+    Raises:
+        DataError: if it is damaged, or of no use; it is named.
+    """
+    with extra("data"):
+        from PIL import Image
+    try:
+        image = Image.open(io.BytesIO(content), formats=_formats(content))
+        image.load()
+        return use(image)
+    except DataError as error:
+        raise DataError(f"{name()}: {error}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files raise whatever the decoder stumbles over
+        raise DataError(f"cannot decode the image {name()}: {_line(error)}") from error
+
+
 @contextmanager
 def progress(total: int) -> Iterator[Advance]:
     """Show a bar on standard error while many images are decoded, if someone watches."""
@@ -126,18 +155,7 @@ def progress(total: int) -> Iterator[Advance]:
 
 
 def _decoded(content: bytes, name: Callable[[], str], preprocess: Preprocess) -> Tensor:
-    with extra("data"):
-        from PIL import Image
-    try:
-        image = Image.open(io.BytesIO(content), formats=_formats(content))
-        image.load()
-        return preprocess.pixels(image)
-    except DataError as error:
-        raise DataError(f"{name()}: {error}") from error
-    except MemoryError:
-        raise
-    except Exception as error:  # damaged files raise whatever the decoder stumbles over
-        raise DataError(f"cannot decode the image {name()}: {_line(error)}") from error
+    return opened(content, name, preprocess.pixels)
 
 
 def _formats(content: bytes) -> list[str] | None:

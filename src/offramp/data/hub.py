@@ -90,10 +90,18 @@ def cropped(
         DataError: if a value is not as `Preprocess` wants it.
     """
     check_size(image_size)
+    mean, std = for_mode(mean, std, mode)
+    return Preprocess((image_size, image_size), round(image_size * 8 / 7), mean, std, mode)
+
+
+def for_mode(
+    mean: Sequence[float], std: Sequence[float], mode: Mode
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation as given; ImageNet's become their mean where images are gray."""
     mean, std = tuple(mean), tuple(std)
     if mode == "L" and (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
-        mean, std = (sum(mean) / 3,), (sum(std) / 3,)
-    return Preprocess((image_size, image_size), round(image_size * 8 / 7), mean, std, mode)
+        return (sum(mean) / 3,), (sum(std) / 3,)
+    return mean, std
 
 
 def check_size(image_size: int) -> None:
@@ -169,13 +177,9 @@ def read(found: Mapping[str, Any], columns: Columns) -> tuple[Official, list[str
     Raises:
         DataError: if a column or the training split is missing, or labels are no labels.
     """
-    train = next(iter(found)) if len(found) == 1 else "train"
-    if train not in found:
-        raise DataError(f"wanted a split named train, got {sorted(found)}")
+    train, validation, test = split_names(found)
     image, label = find_columns(found[train], columns)
     names = class_names(found[train], label)
-    validation = next((name for name in _VALIDATION if name in found and name != train), None)
-    test = "test" if "test" in found and train != "test" else None
     learn, *others = [
         None if name is None else _labelled(found[name], image, label, names, name)
         for name in (train, validation, test)
@@ -183,6 +187,21 @@ def read(found: Mapping[str, Any], columns: Columns) -> tuple[Official, list[str
     if learn is None:
         raise DataError(f"wanted labels in the split {train!r}, got only hidden ones (-1)")
     return Official(learn, *others), names
+
+
+def split_names(found: Mapping[str, Any]) -> tuple[str, str | None, str | None]:
+    """The names of the splits for training, validation and test; None where there is none.
+
+    A single split is the one for training, whatever its name.
+
+    Raises:
+        DataError: if there are several, and none is named train.
+    """
+    train = next(iter(found)) if len(found) == 1 else "train"
+    if train not in found:
+        raise DataError(f"wanted a split named train, got {sorted(found)}")
+    validation = next((name for name in _VALIDATION if name in found and name != train), None)
+    return train, validation, "test" if "test" in found and train != "test" else None
 
 
 def joined(found: Mapping[str, Any], more: str) -> Mapping[str, Any]:

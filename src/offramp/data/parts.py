@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -68,15 +68,28 @@ class Draw:
     in_memory: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("validation", "calibration", "test"):
-            share = getattr(self, name)
-            if share is not None and not (isinstance(share, float) and 0 < share < 1):
-                raise DataError(f"wanted {name} as a share of train in (0, 1), got {share!r}")
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):
-            raise DataError(f"wanted seed as a whole number, got {self.seed!r}")
-        num = self.images_per_class
-        if num is not None and (not isinstance(num, int) or isinstance(num, bool) or num < 1):
-            raise DataError(f"wanted images_per_class as a whole number from 1, got {num!r}")
+        check_draw(self, "images_per_class")
+
+
+def check_draw(draw: Any, images: str) -> None:
+    """Raise what says that a seed, a share or a number of images is none.
+
+    Args:
+        draw: has the attributes ``seed``, ``validation``, ``calibration`` and ``test``.
+        images: name of the attribute that says how many images are kept.
+
+    Raises:
+        DataError: if one is not as it should be.
+    """
+    for name in ("validation", "calibration", "test"):
+        share = getattr(draw, name)
+        if share is not None and not (isinstance(share, float) and 0 < share < 1):
+            raise DataError(f"wanted {name} as a share of train in (0, 1), got {share!r}")
+    if not isinstance(draw.seed, int) or isinstance(draw.seed, bool):
+        raise DataError(f"wanted seed as a whole number, got {draw.seed!r}")
+    num = getattr(draw, images)
+    if num is not None and (not isinstance(num, int) or isinstance(num, bool) or num < 1):
+        raise DataError(f"wanted {images} as a whole number from 1, got {num!r}")
 
 
 def assemble(

@@ -90,9 +90,24 @@ class Preprocess:
             from PIL import Image
         if not isinstance(image, Image.Image):
             raise DataError(f"wanted a PIL image, got {type(image).__name__}")
-        image = self._resized(_converted(_upright(image), self.mode))
+        image = self._resized(_converted(upright(image), self.mode), smooth=True)
         pixels = torch.from_numpy(np.array(image)).view(*self.size, self.channels)  # [H, W, C]
         return pixels.permute(2, 0, 1)
+
+    def mask(self, image: Image) -> Tensor:  # uint8 [H, W]
+        """An image of one byte per pixel, squashed and cut as `pixels` does; no values are mixed.
+
+        Where an image is made larger or smaller, each pixel gets the value of the nearest one.
+
+        Raises:
+            DataError: if it is no PIL image of one byte per pixel.
+        """
+        with extra("data"):
+            from PIL import Image
+        if not isinstance(image, Image.Image) or image.mode not in ("L", "P"):
+            came = getattr(image, "mode", type(image).__name__)
+            raise DataError(f"wanted a PIL image of mode L or P as a mask, got {came}")
+        return torch.from_numpy(np.array(self._resized(image, smooth=False)))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """From uint8 [*, C, H, W] to float32 of the same shape."""
@@ -127,15 +142,16 @@ class Preprocess:
         mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
         return mean, torch.tensor(self.std, device=device).view(-1, 1, 1)
 
-    def _resized(self, image: Image) -> Image:
+    def _resized(self, image: Image, *, smooth: bool) -> Image:
         from PIL import Image
 
+        how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
         height, width = self.size
         if image.size == (width, height) and self.resize is None:
             return image
         short, long = min(image.size), max(image.size)
         if self.resize is None:
-            return image.resize((width, height), Image.Resampling.BILINEAR)
+            return image.resize((width, height), how)
         if long > _MAX_ASPECT * short:
             raise DataError(
                 f"wanted an image with sides of at most 1 : {_MAX_ASPECT}, got {image.size}"
@@ -143,13 +159,13 @@ class Preprocess:
         other = int(self.resize * long / short)
         wide = image.width > image.height
         sides = (other, self.resize) if wide else (self.resize, other)
-        image = image.resize(sides, Image.Resampling.BILINEAR)
+        image = image.resize(sides, how)
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))
 
 
 # ------------------------------------------------------------------------ images
-def _upright(image: Image) -> Image:
+def upright(image: Image) -> Image:
     """Turn a photograph as its file says it was held."""
     if "exif" not in image.info:  # a cheap question; most images have none
         return image

@@ -20,7 +20,7 @@ from ..types import Costs
 from .bar import Display, progress_bar
 from .meter import History
 from .options import Augment, MakeOptimizer, Options, Part, is_number, whole
-from .phases import OPTIONS, Common, Phase, check_mixing, plan
+from .phases import OPTIONS, Common, Phase, check_augments, check_mixing, plan
 from .place import Place
 from .resume import Keeper, open_folder
 from .schedules import Schedule
@@ -43,7 +43,7 @@ def fit(
     momentum: float = 0.9,
     nesterov: bool = False,
     weight_decay: float = 5e-4,
-    schedule: Literal["cosine", "one_cycle", "step", "constant"] | Schedule = "cosine",
+    schedule: Literal["cosine", "one_cycle", "poly", "step", "constant"] | Schedule = "cosine",
     milestones: Sequence[float] = (0.5, 0.75),
     gamma: float = 0.1,
     warmup: float = 0.0,
@@ -96,8 +96,8 @@ def fit(
         momentum: of ``sgd``.
         nesterov: of ``sgd``: look ahead along the momentum.
         weight_decay: of every parameter that is trained.
-        schedule: the factor of the learning rate: ``cosine``, ``one_cycle``, ``step``, ``constant``
-            or a function of the progress in [0, 1).
+        schedule: the factor of the learning rate: ``cosine``, ``one_cycle``, ``poly``, ``step``,
+            ``constant`` or a function of the progress in [0, 1).
         milestones: of ``step``: shares of the progress at which the rate is multiplied.
         gamma: of ``step``: by what it is multiplied.
         warmup: share of all steps, in [0, 1), over which the learning rate first rises in a line.
@@ -118,7 +118,10 @@ def fit(
         phases: parts of the training that run one after another, each a mapping of the options
             above, ``objective`` and ``augment`` that it has for itself. Each has its own optimizer,
             schedule, average, best weights and ``Batch.progress``.
-        augment: changes the inputs of a training batch on the device, ``(inputs, generator)``.
+        augment: changes the inputs of a training batch on the device, ``(inputs, generator)``. One
+            that has a method ``paired(inputs, target, generator)``, as those of
+            `offramp.data.augmentation` do, is asked for inputs and targets by it; targets that are
+            maps need one.
         validation: data on which every exit is measured after every epoch.
         monitor: the validation figure that decides which weights a phase ends with: ``accuracy`` or
             ``nll``, then ``last``, ``mean`` or an exit, such as ``accuracy/last``. Of equal
@@ -176,6 +179,7 @@ def fit(
         costs=costs,
     )
     with random_states_kept(place.device):
+        check_augments(planned)
         check_mixing(planned)
         state = session.keeper.open(session.fingerprint, resume)
         with _shown(planned, progress and world.rank == 0) as display:

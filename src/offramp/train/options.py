@@ -38,7 +38,7 @@ class Options:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 5e-4
-    schedule: Literal["cosine", "one_cycle", "step", "constant"] | Schedule = "cosine"
+    schedule: Literal["cosine", "one_cycle", "poly", "step", "constant"] | Schedule = "cosine"
     milestones: Sequence[float] = (0.5, 0.75)
     gamma: float = 0.1
     warmup: float = 0.0

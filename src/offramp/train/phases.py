@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
+from ..data.augment import check_augment
 from ..data.batches import Data, Source, open_data
 from ..errors import DataError, OptionError, ValidationError
 from ..model import MultiExitModel
@@ -112,6 +113,19 @@ def describe(phase: Phase) -> dict[str, Any]:
         "rows": phase.source.rows,
         "batches": phase.batches,
     }
+
+
+def check_augments(phases: Sequence[Phase]) -> None:
+    """Check that maps of targets are moved with their images, where that can be seen.
+
+    It reads a row, so random states should be kept around it.
+
+    Raises:
+        ValidationError: if a phase's augmentation leaves them where they are.
+    """
+    for phase in phases:
+        if phase.augment is not None and phase.source.first is not None:
+            check_augment(phase.augment, phase.source.first().target)
 
 
 def check_mixing(phases: Sequence[Phase]) -> None:

@@ -10,6 +10,7 @@ from ..errors import ValidationError
 Schedule = Callable[[float], float]  # progress in [0, 1] -> factor of the learning rate
 
 _RISE, _START, _END = 0.3, 1 / 25, 1 / 250_000  # of one_cycle
+_POWER = 0.9  # of poly, as DeepLab and nearly all after it have it
 
 
 def cosine(progress: float) -> float:
@@ -33,6 +34,11 @@ def one_cycle(progress: float) -> float:
     return _END + (1 - _END) * cosine((progress - _RISE) / (1 - _RISE))
 
 
+def poly(progress: float) -> float:
+    """From 1 to 0 as (1 - progress)^0.9, which is usual for segmentation (Chen et al. 2017)."""
+    return (1 - progress) ** _POWER
+
+
 def stepwise(milestones: Sequence[float], gamma: float) -> Schedule:
     """1, multiplied by ``gamma`` at each of these shares of the progress."""
 
@@ -42,7 +48,12 @@ def stepwise(milestones: Sequence[float], gamma: float) -> Schedule:
     return step
 
 
-SCHEDULES: dict[str, Schedule] = {"constant": constant, "cosine": cosine, "one_cycle": one_cycle}
+SCHEDULES: dict[str, Schedule] = {
+    "constant": constant,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+    "poly": poly,
+}
 
 
 def find(

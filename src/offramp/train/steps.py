@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..costs import measure
+from ..data.augment import augmented
 from ..data.batches import Rows
 from ..model import MultiExitModel
 from ..trees import take
@@ -164,7 +165,8 @@ def _prepared(
     """The batch that the model sees: on the device, augmented and mixed."""
     inputs, target, index, _ = run.place.bring(rows)
     if run.phase.augment is not None:
-        inputs = run.phase.augment(inputs, run.chance.manual_seed(mix(*drawn, "augment")))
+        chance = run.chance.manual_seed(mix(*drawn, "augment"))
+        inputs, target = augmented(run.phase.augment, inputs, target, chance)
     if run.costs is None:
         few = take(inputs, torch.arange(min(2, len(target))))
         run.costs = measure(run.model, few, latency=False)
