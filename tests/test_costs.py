@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer
 
-from offramp.costs import measure
-from offramp.errors import ValidationError
+from offramp.costs import Pieces, count_macs, dear_heads, in_words, measure, percent
+from offramp.errors import OfframpWarning, ValidationError
+from offramp.heads import DenseHead
 from offramp.model import MultiExitModel
 from offramp.types import ExitOutput
 
@@ -255,3 +256,54 @@ def test_measure_runs_the_original_network_in_one_go_within_each_repeat(monkeypa
     pieces = [step for name in ("s0", "h0", "s1", "h1") for step in (name, "clock")]
     one_repeat = ["clock", *pieces, "s0", "s1", "h1", "clock"]
     assert events[4:] == 2 * one_repeat  # the first four count multiply-accumulates
+
+
+def maps(widths: tuple[int | None, int | None]) -> MultiExitModel:
+    """Two convolutions of 4 channels on maps, dense heads of 5 classes."""
+    segments = [nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)]
+    return MultiExitModel(segments, [DenseHead(4, 5, width=width) for width in widths])
+
+
+def test_count_macs_gives_segments_and_heads_apart():
+    pieces = count_macs(maps((None, 7)).eval(), torch.zeros(2, 3, 6, 8))
+    assert pieces.segments.tolist() == [48 * 4 * 3 * 9, 48 * 4 * 4 * 9]
+    assert pieces.heads.tolist() == [48 * 4 * 5, 48 * (4 * 7 + 7 * 5)]
+    assert pieces.shares.tolist() == pytest.approx([20 / 108, 63 / 144])
+
+
+def test_measure_warns_once_of_an_early_head_on_a_map_that_is_dear():
+    wanted = "the head of exit 0 takes 960 multiply-accumulates, 19 % of its segment's 5.18 k"
+    with pytest.warns(OfframpWarning) as seen:
+        measure(maps((None, 7)), torch.zeros(2, 3, 6, 8), latency=False)
+    assert [str(each.message) for each in seen] == [wanted]  # the last head is the network's own
+    assert seen[0].filename == __file__
+
+
+def test_measure_says_nothing_of_heads_on_labels_nor_of_cheap_ones():
+    measure(convs(), torch.zeros(1, 3, 8, 8), latency=False)  # 1280 of 6912
+    model = maps((None, 7))
+    model.segments[0] = nn.Sequential(nn.Conv2d(3, 9, 5, padding=2), nn.Conv2d(9, 4, 1))
+    measure(model, torch.zeros(1, 3, 6, 8), latency=False)  # 20 of 711
+
+
+def test_dear_heads_are_told_by_exit_and_a_tenth_is_not_dear():
+    pieces = Pieces(
+        torch.tensor([2e8, 6e8, 1e6]).double(), torch.tensor([2e7, 6.6e8, 9e6]).double()
+    )
+    [line] = dear_heads(pieces)
+    assert line == (
+        "the head of exit 1 takes 660 M multiply-accumulates, 110 % of its segment's 600 M"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(0, "0"), (999, "999"), (1000, "1 k"), (123456, "123 k"), (2.5e6, "2.5 M"), (1e12, "1e+03 G")],
+)
+def test_counts_are_told_in_three_digits(number: float, words: str):
+    assert in_words(number) == words
+
+
+@pytest.mark.parametrize(("share", "words"), [(0.0, "0.0 %"), (0.0312, "3.1 %"), (2.5, "250 %")])
+def test_shares_are_told_in_per_cent(share: float, words: str):
+    assert percent(share) == words

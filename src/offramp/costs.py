@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,11 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from .errors import ValidationError
+from .errors import OfframpWarning, ValidationError
 from .model import MultiExitModel
 from .modes import keep_modes
 from .trees import State, move, num_rows, take
 from .types import Costs
+
+DEAR = 0.1  # share of its segment from which on an early head is dear
 
 
 class Pieces(NamedTuple):
@@ -33,6 +36,11 @@ class Pieces(NamedTuple):
     def full(self) -> Tensor:
         """The sum of all segments and the last head: the original network, [...]."""
         return self.segments.sum(-1) + self.heads[..., -1]
+
+    @property
+    def shares(self) -> Tensor:
+        """Each head's figure over its segment's, [..., K]; infinite where a segment has none."""
+        return self.heads / self.segments
 
 
 class Times(NamedTuple):
@@ -67,6 +75,11 @@ def measure(
         repeats: timed runs, of the pieces one by one and of the original network in one go;
             ``latency_ms`` is their median, ``spread_ms`` their interquartile range.
 
+    Warns:
+        OfframpWarning: if the model answers with maps and an early head takes more than a tenth of
+            its segment's multiply-accumulates: a head on every position easily costs more than the
+            network under it.
+
     Raises:
         ValidationError: if the model is no `MultiExitModel`, the example has no rows, or a number
             is too small.
@@ -80,8 +93,10 @@ def measure(
     example = move(example, device_of(model))
     with keep_modes(model, model.segments), torch.no_grad():
         model.eval()
-        macs = count_macs(model, example)
+        macs, dims = _count(model, example)
         times = _time(model, _resize(example, batch_size), warmup, repeats) if latency else None
+    if dims > 2 and (told := dear_heads(macs)):
+        warnings.warn("; ".join(told), OfframpWarning, stacklevel=2)
     params, full_params = _count_params(model)
     full = {"macs": float(macs.full), "params": full_params}
     if times is None:
@@ -134,21 +149,49 @@ def _resize(example: State, batch_size: int | None) -> State:
 
 def count_macs(model: MultiExitModel, example: State) -> Pieces:
     """Multiply-accumulates for one input of every segment and every head, in the model's mode."""
+    return _count(model, example)[0]
+
+
+def dear_heads(macs: Pieces) -> list[str]:
+    """One line for every early head that takes more than a tenth of its segment."""
+    shares = macs.shares[:-1].tolist()
+    return [
+        f"the head of exit {k} takes {in_words(float(macs.heads[k]))} multiply-accumulates, "
+        f"{percent(share)} of its segment's {in_words(float(macs.segments[k]))}"
+        for k, share in enumerate(shares)
+        if share > DEAR
+    ]
+
+
+def in_words(number: float) -> str:
+    """A count in thousands, millions or billions, to three digits."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:.0f}"
+
+
+def percent(share: float) -> str:
+    """A share in per cent, to two digits at least."""
+    return f"{100 * share:.{1 if share < DEAR else 0}f} %"
+
+
+def _count(model: MultiExitModel, example: State) -> tuple[Pieces, int]:
+    """Multiply-accumulates, and the dimensions of the last exit's logits."""
     from torch.utils.flop_counter import FlopCounterMode  # here: it takes long to import
 
-    segments, heads, state = [], [], example
+    segments, heads, state, dims = [], [], example, 0
     with countable():
         for segment, head in zip(model.segments, model.heads, strict=True):
             with FlopCounterMode(display=False) as counter:
                 state = segment(state)
             segments.append(counter.get_total_flops())
             with FlopCounterMode(display=False) as counter:
-                head(state)
+                dims = head(state).logits.dim()
             heads.append(counter.get_total_flops())
     per_input = 2.0 * num_rows(example)  # the counter gives FLOPs of the whole batch
-    return Pieces(
-        torch.tensor(segments).double() / per_input, torch.tensor(heads).double() / per_input
-    )
+    segments, heads = (torch.tensor(flops).double() / per_input for flops in (segments, heads))
+    return Pieces(segments, heads), dims
 
 
 @contextmanager

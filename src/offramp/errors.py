@@ -10,6 +10,10 @@ class OfframpError(Exception):
     """Base of every error that offramp raises on purpose."""
 
 
+class OfframpWarning(UserWarning):
+    """Something that works and is probably not what was meant; the message says what to change."""
+
+
 class BudgetError(OfframpError, ValueError):
     """A budget that cannot be met; the message states the reachable range."""
 

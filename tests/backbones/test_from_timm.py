@@ -33,6 +33,17 @@ SMALL = {"network": "resnet18", "at": ["layer1", "layer3"], "num_classes": 5, "i
             },
             (3, 32, 32),
         ),
+        ({**SMALL, "image_size": [40, 64]}, (3, 40, 64)),
+        (
+            {
+                **SMALL,
+                "network": "vit_tiny_patch16_224",
+                "at": ["blocks.0"],
+                "network_options": {"depth": 2},
+                "image_size": (32, 48),
+            },
+            (3, 32, 48),
+        ),
     ],
 )
 def test_timm_network_answers_at_every_exit(options: dict[str, Any], shape: tuple) -> None:

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision by name: as torchvision makes them, with exits."""
+"""Networks of torchvision by name: as torchvision makes them, with exits."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from offramp import create_model
+from offramp import create_model, measure
+from offramp.costs import count_macs
 from offramp.errors import CheckpointError, OptionError, UnknownNameError
 
 models = pytest.importorskip("torchvision.models")
@@ -97,6 +99,14 @@ def test_local_weights_come_before_those_of_the_library(tmp_path: Path) -> None:
         ({"network": "resnet17"}, UnknownNameError, "did you mean 'resnet1"),
         ({"network": "fasterrcnn_resnet50_fpn"}, UnknownNameError, "torchvision has no network"),
         ({"network": "Module"}, UnknownNameError, "no network named 'Module'"),
+        ({"image_size": [32]}, ValueError, r"or as height and width, got \[32\]"),
+        ({"image_size": "32"}, ValueError, "or as height and width, got '32'"),
+        (
+            {"network": "vit_b_16", "image_size": (32, 64)},
+            ValueError,
+            r"one side as image_size of 'vit_b_16', got \(32, 64\)",
+        ),
+        ({"network_options": {"aux_loss": True}}, OptionError, "cannot have"),
         ({"num_classes": "5"}, ValueError, "num_classes as a whole number .* got '5'"),
         ({"network_options": {"widht": 1}}, OptionError, "resnet18.*widht"),
         ({"network_options": {"weights": "DEFAULT"}}, OptionError, "cannot have"),
@@ -106,3 +116,79 @@ def test_local_weights_come_before_those_of_the_library(tmp_path: Path) -> None:
 def test_torchvision_network_says_what_it_wanted(options, error, message) -> None:
     with pytest.raises(error, match=message):
         create_model("torchvision", **{**SMALL, **options})
+
+
+# --------------------------------------------------------------------------- maps
+MAPS = [
+    ("deeplabv3_mobilenet_v3_large", ["backbone.3", "backbone.6"], [4, 8, 16]),
+    ("lraspp_mobilenet_v3_large", ["backbone.3"], [4, 8]),
+]
+
+
+@pytest.mark.parametrize(("name", "at", "shares"), MAPS)
+def test_torchvision_network_for_maps_answers_as_ever_at_its_own_size(
+    name: str, at: list[str], shares: list[int]
+) -> None:
+    options = {"network": name, "at": at, "num_classes": 5, "image_size": (45, 60)}
+    model = create_model("torchvision", **options).eval()
+    plain = models.get_model(name, weights=None, weights_backbone=None, num_classes=5).eval()
+    plain.load_state_dict(model.network.state_dict())
+    images = torch.randn(2, 3, 180, 240)  # other than it was made with
+    with torch.no_grad():
+        outputs, wanted = model(images), plain(images)["out"]
+    sizes = [(-(-180 // share), -(-240 // share)) for share in shares]
+    assert [tuple(out.logits.shape) for out in outputs] == [(2, 5, *size) for size in sizes]
+    grown = F.interpolate(outputs[-1].logits, (180, 240), mode="bilinear", align_corners=False)
+    assert torch.equal(grown, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deeplabv3_resnet50", "fcn_resnet50"])
+def test_resnets_for_maps_answer_as_ever_and_their_heads_are_cheap(name: str) -> None:
+    at = ["backbone.layer1", "backbone.layer2", "backbone.layer3"]
+    options = {"network": name, "at": at, "num_classes": 19, "image_size": (180, 240)}
+    model = create_model("torchvision", **options).eval()
+    plain = models.get_model(name, weights=None, weights_backbone=None, num_classes=19).eval()
+    plain.load_state_dict(model.network.state_dict())
+    images = torch.randn(1, 3, 180, 240)
+    with torch.no_grad():
+        outputs, wanted = model(images), plain(images)["out"]
+    sizes = [(45, 60), (23, 30), (23, 30), (23, 30)]
+    assert [tuple(out.logits.shape) for out in outputs] == [(1, 19, *size) for size in sizes]
+    grown = F.interpolate(outputs[-1].logits, (180, 240), mode="bilinear", align_corners=False)
+    assert torch.equal(grown, wanted)
+    pieces = count_macs(model, images)
+    channels, areas = (256, 512, 1024), (45 * 60, 23 * 30, 23 * 30)
+    heads = [c * a * 19 for c, a in zip(channels, areas, strict=True)]
+    assert pieces.heads.tolist() == [*heads, 0]  # its own classifier is of the last segment
+    measure(model, images, latency=False)  # and warns of none
+
+
+def test_torchvision_network_for_maps_trains_every_weight_and_runs_as_replayed(
+    check_running,
+) -> None:
+    name, at, _ = MAPS[0]
+    head = {"kind": "dense", "width": 8, "context": 2}
+    options = {"network": name, "at": at, "num_classes": 3, "image_size": 33, "head": head}
+    model = create_model("torchvision", **options)
+    sum(out.logits.square().mean() for out in model(torch.randn(2, 3, 33, 47))).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    check_running(model, torch.randn(4, 3, 33, 47))
+
+
+def test_pretrained_weights_of_a_network_for_maps_are_loaded_without_the_auxiliary_head(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name, at, _ = MAPS[0]
+    network = models.get_model(name, weights=None, weights_backbone=None, aux_loss=True)
+    weights = models.get_model_weights(name)
+    monkeypatch.setattr(weights, "get_state_dict", lambda *args, **named: network.state_dict())
+    options = {"network": name, "at": at, "image_size": 33}
+    same = create_model("torchvision", **options, num_classes=21, pretrained=True).network
+    own = network.state_dict()
+    assert all(torch.equal(value, own[n]) for n, value in same.state_dict().items())
+    torch.save(own, tmp_path / "w.pth")
+    path = tmp_path / "w.pth"
+    other = create_model("torchvision", **options, num_classes=3, weights=path).network
+    assert other.classifier[4].weight.shape == (3, 256, 1, 1)
+    assert torch.equal(other.classifier[0].project[0].weight, own["classifier.0.project.0.weight"])

@@ -46,9 +46,12 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         {"network": "mobilenet_v3_small", "at": ["features.2"], "in_channels": 1, **SMALL},
         {"network": "squeezenet1_1", "at": ["features.4"], "head": "conv", "gate": True, **SMALL},
     ],
+    "small_fcn": [{"num_classes": 4, "num_exits": 3, "width": 8}],
+    "hrnet": [{"num_classes": 4, "at": ["stage2"]}],
 }
 
-LARGE = {f"resnet{d}_cifar" for d in (32, 44, 56, 110)}  # as resnet20_cifar, only slower
+# as resnet20_cifar, only slower; and a large one
+LARGE = {*(f"resnet{d}_cifar" for d in (32, 44, 56, 110)), "hrnet"}
 
 
 def test_every_registered_model_has_a_round_trip_here() -> None:

@@ -77,6 +77,31 @@ def test_profile_table_has_a_row_per_exit_and_the_full_network(command: Command)
     assert full[2:6] == ["1.63", "M", "172", "k"] and "±" in full
 
 
+RECIPE = """\
+data: {name: digits}
+model: {name: resnet_cifar, depth: 8, in_channels: 1, at: [conv1], head: conv}
+train: {epochs: 1}
+"""
+
+
+def test_profile_shows_heads_beside_their_segments_and_names_the_dear_ones(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "dear.yaml").write_text(RECIPE)
+    words = ["--shape", "1,8,8", "--batch-size", "1", "--repeats", "1"]
+    said = command("profile", str(tmp_path / "dear.yaml"), *words)
+    assert (said.code, said.err) == (0, "")
+    # one convolution of 3 x 3 to 16 channels on 8 x 8; two of stride 2, and 10 classes
+    segment, head = 64 * 9 * 16, 16 * 9 * 16 * 16 + 4 * 9 * 16 * 16 + 160
+    rows = [line.split() for line in said.out.splitlines() if line.startswith(" exit ")]
+    assert [row[:2] for row in rows[-2:]] == [["exit", "0"], ["exit", "1"]]
+    assert rows[-2][2:] == ["9.22", "k", "46.2", "k", "502", "%"]
+    wanted = f"the head of exit 0 takes {head / 1e3:.3g} k multiply-accumulates, 502 % of its"
+    assert wanted in " ".join(said.out.split()) and (segment, head) == (9216, 46240)
+    told = json.loads(command("profile", str(tmp_path / "dear.yaml"), *words, "--json").out)
+    assert told["pieces"]["segments"][0] == segment and told["pieces"]["heads"][0] == head
+
+
 @pytest.mark.parametrize("shape", ["", "0,8,8", "1,-8,8", "1;8;8", "1,8,99999999"])
 def test_profile_refuses_what_is_no_shape(shape: str, command: Command) -> None:
     said = command("profile", "digits", "--shape", shape)

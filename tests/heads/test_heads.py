@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from offramp.errors import ValidationError
+from offramp.errors import OptionError, ValidationError
 from offramp.heads import Answer, ConvHead, DenseHead, LinearHead, PoolerHead
 from offramp.heads.build import Site, build_head, per_exit
+from offramp.heads.dense import BranchesHead
 from offramp.types import ExitOutput
 
 
@@ -79,7 +80,7 @@ def test_conv_head_is_two_strided_convolutions_and_an_average(pool: int) -> None
 def test_dense_head_classifies_every_position_and_gates_on_the_mean(width: int | None) -> None:
     head = lively(DenseHead(6, 4, width=width, gate=True))
     x = torch.randn(3, 6, 4, 5)
-    features = x if width is None else conv_norm_relu(head.project, x, 1, 0)
+    features = x if width is None else conv_norm_relu(head.project[0:3], x, 1, 0)
     weight, bias = head.classifier.weight[:, :, 0, 0], head.classifier.bias
     logits = torch.empty(3, 4, 4, 5)
     for n in range(3):
@@ -87,6 +88,65 @@ def test_dense_head_classifies_every_position_and_gates_on_the_mean(width: int |
             for j in range(5):
                 logits[n, :, i, j] = weight @ features[n, :, i, j] + bias
     check(head(x), logits, linear(head.gate, features.mean((2, 3))).squeeze(1))
+
+
+@pytest.mark.parametrize("width", [None, 5])
+def test_dense_head_with_context_looks_around_by_channel_and_pooled_at_all(
+    width: int | None,
+) -> None:
+    head = lively(DenseHead(6, 4, width=width, context=2, pooled=True, gate=True))
+    x = torch.randn(3, 6, 7, 8)
+    layers = list(head.project)
+    features = x if width is None else conv_norm_relu(head.project[0:3], x, 1, 0)
+    kernel = layers[-3].weight[:, 0]  # [F, 3, 3]
+    padded, around = F.pad(features, (2, 2, 2, 2)), torch.zeros_like(features)
+    for i in range(3):
+        for j in range(3):
+            shifted = padded[:, :, 2 * i : 2 * i + 7, 2 * j : 2 * j + 8]
+            around += kernel[:, i, j, None, None] * shifted
+    features = layers[-2](around).clamp_min(0)
+    mean = features.mean((2, 3))
+    weight, bias = head.classifier.weight[:, :, 0, 0], head.classifier.bias
+    logits = torch.einsum("cf,nfhw->nchw", weight, features) + bias[:, None, None]
+    logits = logits + torch.einsum("cf,nf->nc", head.scene.weight, mean)[:, :, None, None]
+    check(head(x), logits, linear(head.gate, mean).squeeze(1))
+
+
+@pytest.mark.parametrize("width", [None, 5])
+def test_branches_head_classifies_all_maps_enlarged_and_stacked(width: int | None) -> None:
+    head = lively(BranchesHead([3, 2, 4], 6, width=width, gate=True))
+    maps = [torch.randn(2, 3, 9, 12), torch.randn(2, 2, 5, 6), torch.randn(2, 4, 3, 3)]
+    grown = [F.interpolate(m, (9, 12), mode="bilinear", align_corners=False) for m in maps]
+    features = torch.cat(grown, 1)
+    mean = torch.cat([m.mean((2, 3)) for m in maps], 1)
+    if width is not None:
+        features = head.norm(head.project(features)).clamp_min(0)
+        mean = features.mean((2, 3))
+    check(head(maps), head.classifier(features), linear(head.gate, mean).squeeze(1))
+
+
+def test_head_of_a_kind_takes_options() -> None:
+    site = Site((2, 6, 4, 4), 3, "x", auto="dense", gate=True)
+    head = build_head({"width": 5, "context": 1}, site)
+    assert isinstance(head, DenseHead) and head.project[0].out_channels == 5
+    assert head({"x": torch.randn(2, 6, 4, 4)}).gate is not None
+    conv = build_head({"kind": "conv", "width": 7}, site)
+    assert isinstance(conv, ConvHead) and conv.classifier.in_features == 7
+    assert per_exit({"kind": "conv"}, 2) == [{"kind": "conv"}] * 2
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"kind": "dense", "widht": 5}, "DenseHead takes width, context, pooled, got ..widht"),
+        ({"kind": "linear", "width": 5}, "LinearHead takes no options, got ..width"),
+        ({"kind": "dense", "gate": True}, "got ..gate"),
+        ({"kind": "dense", "channels": 3}, "got ..channels"),
+    ],
+)
+def test_option_that_a_head_does_not_take_is_refused(spec: dict, message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        build_head(spec, Site((2, 6, 4, 4), 3, "x"))
 
 
 def test_pooler_head_reads_the_first_token_and_drops_in_training_alone() -> None:
@@ -148,6 +208,17 @@ def test_every_kind_of_head_learns_through_logits_and_gate(kind: str) -> None:
         ("dense", Site((2, 5, 5, 6), 4, "x", "channels_last"), "dense head does not fit"),
         ("round", Site((2, 6), 4, "x"), "head among auto, linear, conv, dense, pooler"),
         (None, Site((2, 6), 4, "x"), "a function, got None"),
+        ({"kind": "round"}, Site((2, 6), 4, "x"), "a function, got 'round'"),
+        (
+            {"kind": "dense", "context": -1},
+            Site((2, 6, 4, 4), 4, "x"),
+            "context of a dense head as a whole number of at least 0, got -1",
+        ),
+        (
+            {"kind": "dense", "width": "8"},
+            Site((2, 6, 4, 4), 4, "x"),
+            "width of a dense head as a whole number of at least 1, got '8'",
+        ),
         (nn.Linear(6, 4), Site((2, 6), 4, "x"), "got the module Linear"),
         (lambda shape: 3, Site((2, 6), 4, "x"), "wanted a module from the function"),
         (lambda shape: nn.Identity(), Site((2, 6), 4, "x", gate=True), "wanted gate=False"),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from ..errors import PlaceError, ValidationError
+from ..errors import OfframpError, PlaceError, ValidationError
 from ..trees import State, map_tensors, num_rows, take, tensors
 from .base import Parts
 from .trace import bind, main_output, mode
@@ -114,6 +114,23 @@ def first_dim(tensor: Tensor) -> int:
 
 class Runner(fx.Interpreter):
     """Runs a graph on the network itself, as the code that is generated from it would."""
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the graph.
+
+        Raises:
+            PlaceError: if it fails, where the network itself did not: tracing lost something.
+        """
+        try:
+            return super().run(*args, **kwargs)
+        except OfframpError:
+            raise
+        except Exception as error:
+            why = str(error).partition("\n")[0]
+            raise PlaceError(
+                f"torch.fx cannot follow {type(self.module).__name__}: run from its trace, it "
+                f"fails with {type(error).__name__}: {why}"
+            ) from error
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
         """The arguments of a node; lists are the callee's own to change, as in plain code."""

@@ -49,9 +49,11 @@ _DROPOUTS = (
 def is_stack(network: nn.Module) -> bool:
     """Whether a network is a transformers model that is one stack of layers inside a classifier.
 
-    This looks at the structure alone: `cut_stack`, which runs the network, may still refuse it.
+    This looks at the structure alone: `cut_stack`, which runs the network, may still refuse it. A
+    network for maps is none: the layers of one may change the resolution.
     """
-    return find_stack(network) is not None
+    for_maps = type(network).__name__.endswith("ForSemanticSegmentation")
+    return not for_maps and find_stack(network) is not None
 
 
 def stack_places(network: nn.Module) -> list[str]:

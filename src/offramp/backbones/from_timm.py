@@ -11,7 +11,14 @@ from torch import nn
 from ..errors import CheckpointError, OptionError, extra
 from ..heads.build import HeadSpecs
 from .base import Parts, read_weights, register
-from .library import check_name, check_options, check_sizes, cut_images, load_weights
+from .library import (
+    check_image_size,
+    check_name,
+    check_options,
+    check_sizes,
+    cut_images,
+    load_weights,
+)
 
 # options of timm.create_model that say where weights come from, or that have a place here
 _TAKEN = (
@@ -29,7 +36,7 @@ def from_timm(
     num_classes: int = 1000,
     pretrained: bool = False,
     weights: str | Path | None = None,
-    image_size: int = 224,
+    image_size: int | Sequence[int] = 224,
     in_channels: int = 3,
     network_options: Mapping[str, Any] | None = None,
     head: HeadSpecs = "auto",
@@ -37,7 +44,7 @@ def from_timm(
 ) -> Parts:
     """A network of timm, cut where exits go.
 
-    Takes images [N, in_channels, image_size, image_size]; convolutional networks take other sizes.
+    Takes images [N, in_channels, *image_size]; convolutional networks take other sizes.
 
     Args:
         network: name in timm, with or without a tag: ``resnet50``, ``vit_tiny_patch16_224``.
@@ -47,7 +54,7 @@ def from_timm(
         pretrained: fetch timm's weights for that name; the classifier starts anew where there are
             not 1000 classes.
         weights: a file with a state dict of the network, safetensors or torch, in their place.
-        image_size: side of the images.
+        image_size: side of the images, or their height and width.
         in_channels: channels of the images.
         network_options: more options of timm's own factory, such as ``drop_path_rate``.
         head: kind of the early heads, see `offramp.attach`.
@@ -69,20 +76,27 @@ def from_timm(
         import timm
     name = str(network)
     check_name(name.partition(".")[0], timm.list_models(), "timm")
-    check_sizes(num_classes=num_classes, image_size=image_size, in_channels=in_channels)
+    check_sizes(num_classes=num_classes, in_channels=in_channels)
+    sides = check_image_size(image_size)
     options = check_options(network_options, _TAKEN)
     given: Any = timm.models.get_pretrained_cfg(name)
-    if given is not None and given.fixed_input_size and given.input_size[-1] != image_size:
-        options = {"img_size": image_size, **options}
+    if given is not None and given.fixed_input_size and tuple(given.input_size[1:]) != sides:
+        options = {"img_size": sides, **options}
     options |= {"num_classes": num_classes, "in_chans": in_channels}
-    made = _make(timm, name, pretrained and weights is None, options)
+    made = make_network(timm, name, pretrained and weights is None, options)
     if weights is not None:
         load_weights(made, read_weights(weights), num_classes, str(weights))
-    shape = in_channels, image_size
+    shape = in_channels, *sides
     return cut_images(made, at, shape, num_classes=num_classes, head=head, gate=gate)
 
 
-def _make(timm: Any, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+def make_network(timm: Any, name: str, pretrained: bool, options: dict[str, Any]) -> nn.Module:
+    """A network of timm by name.
+
+    Raises:
+        OptionError: if it does not take an option.
+        CheckpointError: if weights are asked for and cannot be fetched.
+    """
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except (TypeError, AssertionError) as error:

@@ -40,6 +40,24 @@ def check_sizes(**sizes: int) -> None:
             raise ValidationError(f"wanted {name} as a whole number of at least 1, got {value!r}")
 
 
+def check_image_size(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of images, given as one side or as both.
+
+    Raises:
+        ValidationError: if it is something else.
+    """
+    sides = [image_size] * 2 if isinstance(image_size, int) else image_size
+    whole = isinstance(sides, Sequence) and all(
+        isinstance(side, int) and not isinstance(side, bool) and side >= 1 for side in sides
+    )
+    if not whole or isinstance(sides, str) or len(sides) != 2:
+        raise ValidationError(
+            "wanted image_size as a whole number of at least 1, or as height and width, got "
+            f"{image_size!r}"
+        )
+    return int(sides[0]), int(sides[1])
+
+
 def check_options(options: Mapping[str, Any] | None, taken: Collection[str]) -> dict[str, Any]:
     """The options for the library's own factory.
 
@@ -111,14 +129,13 @@ def spread(weight: Tensor, channels: int) -> Tensor:
 def cut_images(
     network: nn.Module,
     at: Sequence[str],
-    shape: tuple[int, int],
+    shape: tuple[int, int, int],
     *,
     num_classes: int,
     head: HeadSpecs,
     gate: bool,
 ) -> Parts:
-    """Cut a network that takes square images; ``shape`` is (channels, side)."""
-    channels, side = shape
+    """Cut a network that takes images; ``shape`` is (channels, height, width) of one."""
     source = torch.Generator().manual_seed(0)
-    example = torch.randn(2, channels, side, side, generator=source)
+    example = torch.randn(2, *shape, generator=source)
     return cut(network, at, example, num_classes=num_classes, head=head, gate=gate)

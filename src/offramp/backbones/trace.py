@@ -72,6 +72,8 @@ class Tracer(fx.Tracer):
             if self.descend
             else self._try(m, forward, args, kwargs)
         )
+        if self.is_leaf_module(m, name):
+            _hand_to_recorders(m, args, result)
         self.ends.setdefault(name, []).append(result.node if isinstance(result, fx.Proxy) else None)
         return result
 
@@ -153,6 +155,16 @@ def _hooks(module: nn.Module) -> list[Any]:
     """Hooks that run when a module is called."""
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return [hook for kind in kinds for hook in getattr(module, kind).values()]
+
+
+def _hand_to_recorders(module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+    """Let transformers see the value of a module that is not run while tracing.
+
+    Its networks gather hidden states by hooks of their own, for code that reads them further on.
+    """
+    for hook in module._forward_hooks.values():
+        if getattr(hook, "__module__", "") == "transformers.utils.output_capturing":
+            hook(module, args, result)
 
 
 def _dots(name: str) -> list[int]:

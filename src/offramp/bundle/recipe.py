@@ -25,9 +25,9 @@ from .tensors import DTYPES, Table, check_same, network_table
 ATTACH = "attach"
 
 # options that say where a network's first weights come from: a bundle has its own
-_FIRST_WEIGHTS = {"timm": ("pretrained", "weights"), "torchvision": ("pretrained", "weights")}
+_FIRST_WEIGHTS = {name: ("pretrained", "weights") for name in ("timm", "torchvision", "hrnet")}
 _MOST_ITEMS, _MOST_LETTERS, _LEAST_BOUND, _MOST_BOUND = 4096, 256, 2**16, 2**18
-_MOST_SIDE = 1024  # of the images that a network is tried on
+_MOST_SIDE = 2048  # of the images that a network is tried on
 
 
 def to_plain(recipe: Recipe | None, table: Table) -> Plain:
@@ -165,7 +165,7 @@ def _with_heads(options: Plain, head: HeadSpecs | None) -> Plain:
     """The options with the given heads in the place of functions that were not saved."""
     spec = options.get("head")
     each = spec if isinstance(spec, list) else [spec]
-    unsaved = [one for one in each if isinstance(one, dict)]
+    unsaved = [one for one in each if _is_unsaved(one)]
     if not unsaved:
         if head is not None:
             raise BundleError(f"wanted no head: this bundle's heads are {short(repr(spec), 80)}")
@@ -177,7 +177,12 @@ def _with_heads(options: Plain, head: HeadSpecs | None) -> Plain:
         )
     if not callable(head) or not isinstance(spec, list):
         return {**options, "head": head}
-    return {**options, "head": [head if isinstance(one, dict) else one for one in spec]}
+    return {**options, "head": [head if _is_unsaved(one) else one for one in spec]}
+
+
+def _is_unsaved(spec: Any) -> bool:
+    """Whether a head was made by a function; a kind of head with options is a dict too."""
+    return isinstance(spec, dict) and spec.keys() == {"function"}
 
 
 def _function(plain: Plain) -> str:
@@ -207,9 +212,10 @@ def _check(value: Any, what: str, bound: int) -> None:
             raise BundleError(f"wanted at most {_MOST_ITEMS} entries in {what}, got {len(value)}")
         for each in [*value, *value.values()] if isinstance(value, dict) else value:
             _check(each, what, bound)
-        side = value.get("image_size") if isinstance(value, dict) else None
-        if isinstance(side, int) and side > _MOST_SIDE:
-            raise BundleError(f"wanted an image_size of at most {_MOST_SIDE}, got {side}")
+        size = value.get("image_size") if isinstance(value, dict) else None
+        sides = size if isinstance(size, list) else [size]
+        if any(isinstance(side, int) and side > _MOST_SIDE for side in sides):
+            raise BundleError(f"wanted an image_size of at most {_MOST_SIDE}, got {size}")
     elif isinstance(value, str) and len(value) > _MOST_LETTERS:
         raise BundleError(f"wanted at most {_MOST_LETTERS} letters in {what}, got {len(value)}")
     elif isinstance(value, int | float) and abs(value) > bound:

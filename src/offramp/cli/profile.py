@@ -40,6 +40,9 @@ def profile(
 ) -> None:
     """Show what the answer of each exit costs: multiply-accumulates, parameters, measured time.
 
+    Beside each segment's multiply-accumulates are those of the head after it; early heads that take
+    more than a tenth of their segment are named below the table.
+
     The weights do not matter: nothing is trained and none are downloaded. With --shape no data are
     read.
 
@@ -61,13 +64,21 @@ def profile(
         return
     from rich.console import Console
 
-    Console(highlight=False).print(table(found))
+    from ..costs import dear_heads
+
+    console = Console(highlight=False)
+    console.print(table(found))
+    console.print(parts(found))
+    for line in dear_heads(found.pieces):
+        console.print(line)
 
 
 def table(profile: Profile) -> Table:
     """A row per exit, and one for the full network without early heads."""
     from rich import box
     from rich.table import Table
+
+    from ..costs import in_words
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     shape = " x ".join(str(side) for side in profile.shape)
@@ -83,15 +94,34 @@ def table(profile: Profile) -> Table:
         made.add_column(name, justify="right" if number else "left", no_wrap=True)
     first = profile.costs[0]
     for k, cost in enumerate(first.relative().tolist()):
-        counts = (_count(_at(first.macs, k)), _count(_at(first.params, k)))
+        counts = (in_words(_at(first.macs, k)), in_words(_at(first.params, k)))
         made.add_row(str(k), *counts, f"{cost:.3f}", *(_time(costs, k) for costs in profile.costs))
     made.add_section()
     whole = [
         _timed(costs.full["latency_ms"], spread)
         for costs, spread in zip(profile.costs, profile.full_spread_ms, strict=True)
     ]
-    counts = (_count(first.full["macs"]), _count(first.full["params"]))
+    counts = (in_words(first.full["macs"]), in_words(first.full["params"]))
     made.add_row("full network", *counts, f"{1:.3f}", *whole)
+    return made
+
+
+def parts(profile: Profile) -> Table:
+    """A row per exit: what its segment and its head take alone."""
+    from rich import box
+    from rich.table import Table
+
+    from ..costs import in_words, percent
+
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    made.title = "multiply-accumulates of each segment, and of the head after it"
+    made.title_justify = "left"
+    for number, name in enumerate(("part", "segment", "head", "head / segment")):
+        made.add_column(name, justify="right" if number else "left", no_wrap=True)
+    pieces = profile.pieces
+    for k, share in enumerate(pieces.shares.tolist()):
+        counts = (in_words(_at(pieces.segments, k)), in_words(_at(pieces.heads, k)))
+        made.add_row(f"exit {k}", *counts, percent(share))
     return made
 
 
@@ -105,11 +135,3 @@ def _time(costs: Any, k: int) -> str:
 
 def _timed(ms: float, spread: float) -> str:
     return f"{ms:.2f} ± {spread / 2:.2f}"
-
-
-def _count(number: float) -> str:
-    """A count in thousands, millions or billions, to three digits."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g} {unit}"
-    return f"{number:.0f}"

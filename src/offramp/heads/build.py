@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from ..errors import ValidationError
+from ..errors import OptionError, ValidationError
 from ..trees import State
 from ..types import ExitOutput
 from .conv import ConvHead
@@ -17,7 +18,8 @@ from .pooler import PoolerHead
 
 HeadKind = Literal["auto", "linear", "conv", "dense", "pooler"]
 HeadFactory = Callable[[tuple[int, ...]], nn.Module]  # a value's shape -> module on it
-HeadSpec = HeadKind | HeadFactory
+HeadOptions = Mapping[str, Any]  # {"kind": "dense", "width": 64}: a kind and options of that head
+HeadSpec = HeadKind | HeadOptions | HeadFactory
 HeadSpecs = HeadSpec | Sequence[HeadSpec]
 
 KINDS = ("auto", "linear", "conv", "dense", "pooler")
@@ -52,11 +54,13 @@ def build_head(spec: HeadSpec, site: Site) -> nn.Module:
     """The head of one exit.
 
     Args:
-        spec: a kind of head, or a function from the value's shape to a module on that value.
+        spec: a kind of head, the same with options of that head, as ``{"kind": "dense",
+            "width": 64}``, or a function from the value's shape to a module on that value.
         site: what it is made for.
 
     Raises:
         ValidationError: if the kind is unknown or does not fit the value's shape.
+        OptionError: if a head of that kind does not take an option.
     """
     if isinstance(spec, nn.Module):
         raise ValidationError(
@@ -72,21 +76,37 @@ def build_head(spec: HeadSpec, site: Site) -> nn.Module:
                 f"wanted a module from the function given as head, got {type(made)}"
             )
         return Reading(made, site.reads)
-    kind = site.auto if spec == "auto" else spec
+    options = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
+    kind = options.pop("kind", "auto")
+    kind = site.auto if kind == "auto" else kind
     channels = site.shape[-1 if site.layout == "channels_last" else 1]
-    options: dict[str, Any] = {"gate": site.gate, "reads": site.reads}
     if kind == "linear":
-        return LinearHead(channels, site.num_classes, layout=site.layout, **options)
+        return _make(LinearHead, channels, site, {"layout": site.layout}, options)
     if kind == "pooler" and len(site.shape) == 3:
-        return PoolerHead(site.shape[2], site.num_classes, dropout=site.dropout, **options)
+        return _make(PoolerHead, site.shape[2], site, {}, {"dropout": site.dropout, **options})
     if kind in ("conv", "dense") and len(site.shape) == 4 and site.layout == "channels_first":
-        head = ConvHead if kind == "conv" else DenseHead
-        return head(channels, site.num_classes, **options)
+        return _make(ConvHead if kind == "conv" else DenseHead, channels, site, {}, options)
     if kind in KINDS:
         raise ValidationError(
             f"a {kind} head does not fit a {site.layout} value of shape {site.shape}"
         )
-    raise ValidationError(f"wanted a head among {', '.join(KINDS)}, or a function, got {spec!r}")
+    raise ValidationError(f"wanted a head among {', '.join(KINDS)}, or a function, got {kind!r}")
+
+
+def _make(
+    head: type[nn.Module],
+    channels: int,
+    site: Site,
+    fixed: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> nn.Module:
+    taken = {"gate": site.gate, "reads": site.reads, **fixed}
+    known = [name for name in signature(head).parameters if name not in taken]
+    known = [name for name in known if name not in ("channels", "num_classes")]
+    wrong = [name for name in options if name not in known]
+    if wrong:
+        raise OptionError(f"{head.__name__} takes {', '.join(known) or 'no options'}, got {wrong}")
+    return head(channels, site.num_classes, **taken, **options)
 
 
 def check_classes(num_classes: int | None, answered: int) -> int:
@@ -109,7 +129,7 @@ def per_exit(specs: HeadSpecs, num: int) -> list[HeadSpec]:
     Raises:
         ValidationError: if a sequence of another length is given, or no sequence.
     """
-    if isinstance(specs, str) or callable(specs):
+    if isinstance(specs, str | Mapping) or callable(specs):
         return [cast(HeadSpec, specs)] * num
     if not isinstance(specs, Sequence):
         raise ValidationError(

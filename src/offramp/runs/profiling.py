@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from torch import nn
 
 from ..bundle import load
 from ..config import Config, load_config
-from ..costs import measure
-from ..errors import ConfigError, ValidationError
+from ..costs import Pieces, count_macs, measure
+from ..errors import ConfigError, OfframpWarning, ValidationError
 from ..model import MultiExitModel, create_model
 from ..registry import datasets, models
 from ..trees import State, move, tensors
@@ -34,6 +35,7 @@ class Profile:
     device: str
     costs: list[Costs]  # one per batch size
     full_spread_ms: list[float]  # of the full network, interquartile range, likewise
+    pieces: Pieces  # multiply-accumulates of every segment and head by itself, for one input
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, fit for JSON."""
@@ -43,7 +45,8 @@ class Profile:
         ]
         relative = self.costs[0].relative().tolist()
         told = {"model": self.model, "shape": list(self.shape), "device": self.device}
-        return {**told, "relative": relative, "costs": times}
+        macs = {name: values.tolist() for name, values in self.pieces._asdict().items()}
+        return {**told, "relative": relative, "costs": times, "pieces": macs}
 
 
 def profile(
@@ -79,9 +82,14 @@ def profile(
         name, (model, example) = config.model.name, _from_config(config, given)
     model = model.to(place).eval()
     dry_run(model, move(example, place))
-    found = [_measure(model, example, size, repeats) for size in batch_sizes]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", OfframpWarning)  # of dear heads: `pieces` has them
+        found = [_measure(model, example, size, repeats) for size in batch_sizes]
+    costs, spreads = map(list, zip(*found, strict=True))
+    with torch.no_grad():
+        pieces = count_macs(model, move(example, place))
     sides = tuple(tensors(example)[0].shape[1:])
-    return Profile(name, sides, str(place), *map(list, zip(*found, strict=True)))
+    return Profile(name, sides, str(place), costs, spreads, pieces)
 
 
 def _from_bundle(
