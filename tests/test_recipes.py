@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,16 +12,20 @@ import torch
 
 import offramp
 from offramp.config import Config, load_config
-from offramp.errors import UnknownNameError
+from offramp.errors import DataError, UnknownNameError
 from offramp.recipes import list_recipes, recipe_path, recipe_summary
+from offramp.train import route_table
+from offramp.train.schedules import factor, find
 
 SHAPES = {
     "digits": (1, 8, 8),
     "mnist": (1, 28, 28),
     "cifar10": (3, 32, 32),
     "cifar100": (3, 32, 32),
+    "camvid": (3, 180, 240),
+    "cityscapes": (3, 1024, 2048),
 }
-CLASSES = {"cifar100": 100}
+CLASSES = {"cifar100": 100, "imagenet": 1000, "camvid": 11, "cityscapes": 19}
 
 
 def example_of(config: Config) -> torch.Tensor:
@@ -36,6 +42,7 @@ def model_of(config: Config) -> offramp.MultiExitModel:
 
 def test_recipes_are_those_that_the_guide_names() -> None:
     assert list_recipes() == [
+        *("bdl_camvid", "bdl_cifar100", "bdl_cifar100_small", "bdl_cityscapes", "bdl_imagenet"),
         *("cifar100_msdnet", "cifar100_msdnet_small", "cifar10_resnet56"),
         *("digits", "folder", "mnist", "resnet50_folder"),
     ]
@@ -55,6 +62,18 @@ def test_recipe_says_what_it_is_in_one_line(name: str) -> None:
     summary = recipe_summary(name)
     assert summary.endswith(".")
     assert 20 < len(summary) <= 98
+
+
+@pytest.mark.parametrize("name", list_recipes("bdl_*"))
+def test_recipe_takes_the_changes_that_its_comments_tell_of(name: str) -> None:
+    changes = [
+        shlex.split(match[1])[0]
+        for line in recipe_path(name).read_text("utf-8").splitlines()
+        if (match := re.match(r"#   ((?:data|objective)[a-z_.]*=(?:'[^']*'|\S+))", line))
+    ]
+    assert changes or name not in ("bdl_cifar100", "bdl_imagenet")
+    for change in changes:
+        assert load_config(name, [change]).plain() != load_config(name).plain(), change
 
 
 @pytest.mark.parametrize("name", list_recipes())
@@ -91,8 +110,75 @@ def test_published_msdnet_is_the_published_one() -> None:
     assert config.data.augment == ["crop", "flip"]
 
 
+# bdl.md's windows, the segments that each exit trains, counted from 0
+WINDOWS = {
+    "bdl_camvid": [{0}, {0, 1}, {1, 2}, {2, 3}, set(range(5))],
+    "bdl_cityscapes": [{0}, {0, 1}, {1, 2}, set(range(4))],
+    "bdl_cifar100": [{0}, {0, 1}, {0, 1, 2}, {1, 2, 3}, {2, 3, 4}, {3, 4, 5}, set(range(7))],
+    "bdl_cifar100_small": [{0}, {0, 1}, {0, 1, 2}, {1, 2, 3}, set(range(5))],
+    "bdl_imagenet": [{0}, {0, 1}, {1, 2}, {2, 3}, set(range(5))],
+}
+
+
+@pytest.mark.parametrize("name", WINDOWS)
+def test_bdl_recipe_trains_by_each_exit_the_segments_that_the_paper_says(name: str) -> None:
+    config = load_config(name)
+    objective = offramp.create_objective(**config.objective.plain())
+    table = route_table(objective, len(WINDOWS[name]))
+    assert [set(row.nonzero().squeeze(1).tolist()) for row in table] == WINDOWS[name]
+
+
+def test_bdl_cifar100_differs_from_the_published_msdnet_in_its_objective_alone() -> None:
+    ours, theirs = (load_config(name).plain() for name in ("bdl_cifar100", "cifar100_msdnet"))
+    assert {key for key in ours if ours[key] != theirs[key]} == {"name", "objective", "budgets"}
+
+
+def test_bdl_imagenet_has_the_published_network_and_rates() -> None:
+    config = load_config("bdl_imagenet")
+    model = model_of(config).to("meta")
+    costs = offramp.measure(model, torch.zeros(1, 3, 224, 224, device="meta"), latency=False)
+    assert costs.params is not None
+    published = [4.239, 8.772, 13.073, 16.748, 23.958]  # million, cumulative
+    assert (costs.params / 1e6).tolist() == pytest.approx(published, abs=1e-3)
+    train = config.train.options
+    assert (train["epochs"], train["batch_size"], train["lr"]) == (90, 256, 0.1)
+    schedule = find(train["schedule"], milestones=train["milestones"], gamma=train["gamma"])
+    for steps in (7, 4805):  # of an epoch
+        rates = [factor(schedule, epoch * steps, 90 * steps) for epoch in (0, 30, 60)]
+        before = [factor(schedule, epoch * steps - 1, 90 * steps) for epoch in (30, 60, 90)]
+        assert rates == before == pytest.approx([1, 0.1, 0.01])
+
+
+def test_bdl_imagenet_takes_so_many_images_of_each_class_or_says_who_has_fewer(
+    tmp_path: Path,
+) -> None:
+    image = pytest.importorskip("PIL.Image").new("RGB", (8, 8))
+    for part, counts in {"train": (60, 50, 73), "val": (3, 3, 3)}.items():
+        for number, count in enumerate(counts):
+            (tmp_path / part / f"n0{number}").mkdir(parents=True)
+            for row in range(count):
+                image.save(tmp_path / part / f"n0{number}" / f"{row}.png")
+
+    def drawn(*changes: str) -> offramp.data.Splits:
+        options = load_config("bdl_imagenet", [f"data.path={tmp_path}", *changes]).data.options
+        return offramp.create_dataset("imagenet", in_memory=False, **options)
+
+    parts = {num: drawn(f"data.images_per_class={num}") for num in (10, 20, 48)}
+    whole = drawn()
+    rows = {num: set(splits.train.rows.tolist()) for num, splits in parts.items()}
+    for num, splits in parts.items():
+        assert Counter(splits.train.targets.tolist()) == {0: num, 1: num, 2: num}
+        for part in ("validation", "calibration", "test"):
+            assert torch.equal(getattr(splits, part).rows, getattr(whole, part).rows)
+    assert rows[10] < rows[20] < rows[48] < set(whole.train.rows.tolist())
+    held = len(whole.validation) + len(whole.calibration)
+    assert len(whole.train) + held == 183 and 4 <= held <= 9
+    with pytest.raises(DataError, match=r"images_per_class=1200 .* for every class; .* has 48"):
+        drawn("data.images_per_class=1200")
+
+
 def test_recipe_that_is_not_there_is_told() -> None:
-    with pytest.raises(UnknownNameError, match=r"no recipe is named 'nope'; valid: cifar100_"):
+    with pytest.raises(UnknownNameError, match=r"no recipe is named 'nope'; valid: bdl_camvid, "):
         recipe_path("nope")
 
 
