@@ -14,7 +14,7 @@ LAYERS = (
     ("heads", "backbones", "objectives", "policies"),
     ("model", "attach", "places", "costs"),
     ("records", "metrics", "data", "train"),
-    ("evaluate", "bundle", "runtime", "export"),
+    ("results", "evaluate", "bundle", "runtime", "export"),
     ("config", "recipes", "report", "runs", "serve", "cli", "demo"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -33,13 +33,14 @@ SAME_LAYER = {
     "costs": {"model"},
     "train": {"metrics", "data", "records"},
     "records": {"data", "metrics"},
+    "evaluate": {"results"},
     "bundle": {"evaluate"},
     "runtime": {"evaluate"},
     "export": {"runtime"},
     "demo": {"report"},
     "cli": {"config", "recipes", "report", "runs", "serve", "demo"},
     "runs": {"config", "recipes"},
-    "report": {"config"},
+    "report": {"config", "runs"},
     "serve": {"config"},
     "config": {"recipes"},
 }

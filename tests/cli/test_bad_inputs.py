@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -55,6 +56,15 @@ TABLE: list[tuple[str, str]] = [
     ("train HERE/file", "wanted a mapping with data, model and train"),
     ("train HERE/trained", "holds a run already"),
     ("train HERE/trained train.lr=0.3 --resume", "wanted the configuration that"),
+    ("routes", "missing argument"),
+    ("routes dgits", "no recipe, file or run is named 'dgits'; did you mean 'digits'?"),
+    ("routes digits objective=layerwise", "no objective is named 'layerwise'; did you mean"),
+    (
+        "routes digits objective=grouped objective.groups=9",
+        "wanted groups of 4 segments in all, got 9",
+    ),
+    ("routes digits objective=grouped objective.groups=0", "wanted groups as a number of groups"),
+    ("routes HERE/full", "wanted the folder of a run, but it has no config.yaml"),
     ("profile digts", "no recipe, file or run is named 'digts'; did you mean 'digits'?"),
     ("profile digits model.dpth=8", "model.dpth: no such option of the model 'resnet_cifar'"),
     ("profile digits --batch-size 0", "invalid value for '--batch-size'"),
@@ -87,6 +97,12 @@ TABLE: list[tuple[str, str]] = [
     ("report HERE/nowhere", "wanted the folder of a run or of a study, got HERE/nowhere"),
     ("report HERE/trained", "which does not have it yet: offramp eval HERE/trained"),
     ("report HERE/scored HERE/trained", "which does not have it yet: offramp eval HERE/trained"),
+    ("report =HERE/scored", "wanted LABEL=RUN, such as joint=runs/joint, got '=HERE/scored'"),
+    ("report a=HERE/nowhere", "wanted the folder of a run or of a study, got HERE/nowhere"),
+    ("report HERE/scored --baseline b", "wanted the baseline as the name of a study, digits; got"),
+    ("report HERE/scored HERE/scored", "wanted every seed of 'digits' once, got 0 again"),
+    ("report a=HERE/scored b=HERE/resized", "test inputs: wanted ["),
+    ("report a=HERE/scored b=HERE/maps", "HERE/maps/results.json: task: wanted 'label'"),
     ("report HERE/scored --out HERE", "wanted a file to write to, got the folder HERE"),
     ("report HERE/scored --out HERE/file/page.html", "HERE/file"),
     ("predict HERE/nowhere HERE/file", "HERE/nowhere"),
@@ -158,6 +174,14 @@ def furnish(here: Path, text: str, request: pytest.FixtureRequest) -> None:
         scored.rename(here / "unlike" / "seed-0")
         index = here / "unlike" / "seed-1" / "policies" / "index.json"
         index.write_text(index.read_text("utf-8").replace('"0.5": 0.5', '"0.5": 0.6'), "utf-8")
+    for name, changes in (("resized", {"num_test": 7}), ("maps", {"task": "map"})):
+        if f"HERE/{name}" in text:
+            shutil.copytree(here / "scored", here / name)
+            file = here / name / "results.json"
+            results = json.loads(file.read_text("utf-8")) | changes
+            for exit_ in results["exits"]:
+                exit_["miou"] = 0.5
+            file.write_text(json.dumps(results), "utf-8")
     if "HERE/broken" in text:
         trained = request.getfixturevalue("trained")
         trained.rename(here / "broken")

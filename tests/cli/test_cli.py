@@ -18,7 +18,9 @@ from offramp.cli import app
 from offramp.errors import BudgetError, ConfigError, DataError
 from offramp.registry import objectives
 
-VERBS = ["demo", "list", "copy", "train", "profile", "fit", "eval", "report", "predict"]
+VERBS = [
+    *("demo", "list", "copy", "train", "routes", "profile", "fit", "eval", "report", "predict"),
+]
 Command = Callable[..., Any]
 
 PLUGIN = """

@@ -35,6 +35,7 @@ def made_up(
     clock: bool = True,
     classes: list[str] | None = None,
     gain: float = 0.0,
+    task: str = "label",
 ) -> dict[str, Any]:
     """Give what a `results.json` may hold."""
     draw = random.Random(f"{name} {seed}")
@@ -46,7 +47,11 @@ def made_up(
         policy: [_point(policy, b, costs, full, draw) for b in budgets if exits > 1]
         for policy in (*policies, *controls)
     }
+    if task == "map":
+        for point in (point for points in made.values() for point in points):
+            point["miou"] = point["accuracy"] - 0.25
     return {
+        "task": task,
         "format": "offramp-results",
         "version": 1,
         "name": name,
@@ -71,6 +76,7 @@ def made_up(
                 "ece": 0.02 + 0.01 * k + draw.uniform(0, 0.004),
                 "cost": c,
                 "rate": None,
+                "miou": a - 0.3 if task == "map" else None,
             }
             for k, (a, c) in enumerate(zip(top1, costs, strict=True))
         ],

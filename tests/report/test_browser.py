@@ -167,7 +167,7 @@ def test_keys_move_the_slider_and_go_from_mark_to_mark(window: Browser, study: P
 
 
 def test_study_selector_shows_the_chosen_study(window: Browser, tmp_path: Path) -> None:
-    first, second = made_up(name="a & b", pictures=2), made_up(name="</b>", exits=7, pictures=3)
+    first, second = made_up(name="a & b", pictures=2), made_up(name="</b>", pictures=3)
     bare = made_up(name="bare", policies=(), controls=(), pictures=0, clock=False)
     window.size(1280)
     window.open(write([bare, first, second], tmp_path / "report.html"))
@@ -175,12 +175,65 @@ def test_study_selector_shows_the_chosen_study(window: Browser, tmp_path: Path) 
     window.run(SET, "study", 2)
     assert window.run(SEEN, ".of-policy") == ["2 0"]
     assert window.run(SEEN, ".pictures") == ["2 "]
-    assert window.run("return document.querySelectorAll('#reading .legend li').length") == 7
-    assert window.run("return document.querySelectorAll('[data-bar] rect').length") == 7
+    assert window.run("return document.querySelectorAll('#reading .legend li').length") == 4
+    assert window.run("return document.querySelectorAll('[data-bar] rect').length") == 4
     window.run(SET, "study", 0)
     assert window.run("return document.getElementById('reading').hidden") is True
     assert window.run(SEEN, ".of-policy") == []
     assert window.log("browser") == []
+
+
+def test_one_policy_is_shown_at_a_time_for_all_studies(window: Browser, tmp_path: Path) -> None:
+    runs = [made_up(name=name, seed=seed, pictures=0) for name in "ab" for seed in (0, 1)]
+    window.size(1280)
+    window.open(write(runs, tmp_path / "report.html"))
+    shown = (
+        "return [...document.querySelectorAll('.by-policy')].filter((e) => e.checkVisibility())"
+        ".map((e) => e.dataset.policy)"
+    )
+    assert window.run(shown) == ["max_prob"]
+    window.run(SET, "study", 1)
+    window.run(SET, "policy", 2)
+    window.run(SET, "budget", 5)
+    assert window.run(shown) == ["entropy"]
+    rings = "return document.querySelectorAll('.ring:not([hidden])').length"
+    assert window.run(rings) == 2  # of the wide and of the narrow chart
+    apart = window.run(
+        "const at = (e) => { const b = e.getBoundingClientRect(); return b.x + b.width / 2; };"
+        "const chart = document.querySelector('.by-policy:not([hidden]) .wide');"
+        "return at(chart.querySelector('.ring')) - "
+        'at(chart.querySelector(\'.mark[data-s="1"][data-b="5"] path\'))'
+    )
+    assert abs(apart) < 1.5
+    window.run("document.querySelector('.by-exit .rival').dispatchEvent(new Event('mouseenter'))")
+    assert window.run(TEXT, "#hint").startswith("a, exit 0: accuracy ")
+    assert window.log("browser") == []
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_page_of_several_studies_fits_its_width(
+    window: Browser, width: int, tmp_path: Path
+) -> None:
+    runs = []
+    for number in range(6):
+        folder = tmp_path / f"run-{number}"
+        folder.mkdir()
+        made = made_up(name=f"a_study_with_a_long_name_{number}", exits=10, pictures=0)
+        (folder / "results.json").write_text(json.dumps(made), "utf-8")
+        config = "model: {name: x}\ntrain: {epochs: 1}\nobjective: {name: layer_wise}\n"
+        (folder / "config.yaml").write_text(config, "utf-8")
+        runs.append(folder)
+    window.size(width)
+    window.open(write(runs, tmp_path / "report.html"))
+    window.run("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+    assert window.run("return document.documentElement.scrollWidth") <= width
+    smallest = window.run(
+        "const size = (e) => { const at = e.getScreenCTM();"
+        " return parseFloat(getComputedStyle(e).fontSize) * Math.hypot(at.a, at.b); };"
+        "return Math.min(...[...document.querySelectorAll('svg text')]"
+        ".filter((e) => e.checkVisibility() && e.textContent).map(size))"
+    )
+    assert smallest > 8.5  # pixels
 
 
 @pytest.mark.parametrize("width", [1280, 768, 390, 320])

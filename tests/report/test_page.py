@@ -319,7 +319,7 @@ def test_seeds_that_lack_a_budget_are_named(tmp_path: Path) -> None:
 
 
 def test_studies_are_overlaid_and_lettered(tmp_path: Path) -> None:
-    made = page(tmp_path, small(name="one"), small(name="two", exits=3), small(name="three"))
+    made = page(tmp_path, small(name="one"), small(name="two"), small(name="three"))
     assert {a["data-s"] for a in made.having("data-s")} == {"0", "1", "2"}
     assert "one \u00b7 two \u00b7 three" in made.text
     assert {"A: one", "B: two", "C: three"} <= set(made.words)

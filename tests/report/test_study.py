@@ -65,7 +65,7 @@ def test_calibration_pools_answers_not_seeds() -> None:
 
 
 def test_names_are_studies_in_the_order_they_come() -> None:
-    runs = [small(0, name="b"), small(0, name="a", exits=7), small(1, name="b")]
+    runs = [small(0, name="b"), small(0, name="a"), small(1, name="b")]
     assert [(s.name, s.seeds) for s in gather(read_runs(runs))] == [("b", [0, 1]), ("a", [0])]
 
 

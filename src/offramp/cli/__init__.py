@@ -16,6 +16,7 @@ from .list import list_names
 from .predict import predict
 from .profile import profile
 from .report import report
+from .routes import routes
 from .train import train
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command("demo", short_help="See a network answer early, within a minute.")(d
 app.command("list", short_help="List recipes, models, objectives, policies, data sets.")(list_names)
 app.command("copy", short_help="Write a recipe to a file of your own.")(copy)
 app.command("train", short_help="Train a recipe, to a folder with a bundle.")(train)
+app.command("routes", short_help="Show which exit trains which segment.")(routes)
 app.command("profile", short_help="Show what each exit costs, counted and timed.")(profile)
 app.command("fit", short_help="Fit policies to budgets.")(fit)
 app.command("eval", short_help="Score fitted policies on the test part.")(evaluate)

@@ -42,6 +42,12 @@ class Axes:
                 element("line", x1=place, x2=place, y1=self.top, y2=foot, class_="grid"),
                 element("text", _tick(value), x=place, y=foot + 17, text_anchor="middle"),
             ]
+        parts += self.rows(most=most)
+        return element("g", *parts, self.labels(x_label, y_label), aria_hidden="true")
+
+    def rows(self, *, most: int = 6) -> list[str]:
+        """The grid's lines across and their figures, which are shares, in percent."""
+        parts: list[str] = []
         for value in ticks(*self.y_range, most):
             place = self.y(value)
             parts += [
@@ -55,7 +61,7 @@ class Axes:
                 ),
                 element("text", _tick(value), x=self.left - 7, y=place + 4, text_anchor="end"),
             ]
-        return element("g", *parts, self.labels(x_label, y_label), aria_hidden="true")
+        return parts
 
     def labels(self, x_label: str, y_label: str) -> Markup:
         """What the axes measure."""

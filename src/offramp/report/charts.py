@@ -7,35 +7,47 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from .axes import Axes, padded, picture
-from .looks import CROSS, DIAMOND, STAR, Looks, exit_colour, ink_on, letter, static_key
+from .looks import CROSS, DIAMOND, STAR, Looks, exit_colour, ink_on, static_key
 from .markup import Markup, element
-from .study import Curve, Point, Slice, Study
+from .study import Curve, Point, Slice, Spread, Study
 from .words import COST, mark, percent, short_percent, with_range
 
 WIDE, NARROW = (960, 500), (380, 380)  # for a desktop, and for a phone
 
 
-def accuracy_cost(studies: Sequence[Study], looks: Looks, size: tuple[int, int]) -> Markup:
+def accuracy_cost(study: Study, looks: Looks, size: tuple[int, int]) -> Markup:
     """Accuracy against realised cost: every policy, every exit, and what they compete with."""
-    axes = _axes(studies, size)
-    unit = COST[studies[0].unit]
-    x_label = f"mean cost, % of the full network's {unit}"
-    parts = [
-        axes.frame(x_label if size == WIDE else "mean cost, % of the full network", "accuracy, %")
+    shown = [*study.exits, *study.static]
+    alone = [(item.cost.mean, item.accuracy) for item in shown]
+    points = [point for curve in study.curves for point in curve.points]
+    axes = _axes([(1.0, study.full), *alone], points, looks, size)
+    parts = [_frame(axes, study, looks, size), _full_line(axes, study.full)]
+    parts += [_band(axes, 0, curve, looks) for curve in study.policies]
+    parts += [_lines(axes, 0, curve, looks) for curve in _controls_first(study)]
+    parts += [*_exits(axes, study), *_rivals(axes, study), *_control_names(axes, study)]
+    for curve in _controls_first(study):
+        parts += _marks(axes, 0, study, curve, looks)
+    return _chart(parts, looks, size)
+
+
+def policy_cost(
+    studies: Sequence[Study], policy: str, looks: Looks, size: tuple[int, int]
+) -> Markup:
+    """Accuracy against realised cost of one policy, a curve for each of several studies."""
+    drawn = [
+        (number, study, curve)
+        for number, study in enumerate(studies)
+        for curve in study.curves
+        if curve.policy == policy
     ]
-    numbered = list(enumerate(studies))
-    for number, study in numbered:
-        parts += [_full_line(axes, study)]
-        parts += [_band(axes, curve, looks) for curve in study.policies]
-        parts += [_lines(axes, number, curve, looks) for curve in _controls_first(study)]
-    for number, study in numbered:
-        parts += [*_exits(axes, number, study, looks), *_rivals(axes, number, study, looks)]
-        parts += _control_names(axes, number, study, looks)
-        for curve in _controls_first(study):
-            parts += _marks(axes, number, study, curve, looks)
-    ring = element("circle", r=10, class_="ring", hidden=True, aria_hidden="true")
-    label = "Accuracy against cost. Arrow keys go from mark to mark, Enter selects one."
-    return picture(*size, *parts, ring, label=label, class_="chart accuracy")
+    points = [point for _, _, curve in drawn for point in curve.points]
+    axes = _axes([], points, looks, size)
+    parts = [_frame(axes, studies[0], looks, size)]
+    parts += [_band(axes, number, curve, looks) for number, _, curve in drawn]
+    parts += [_lines(axes, number, curve, looks) for number, _, curve in drawn]
+    for number, study, curve in drawn:
+        parts += _marks(axes, number, study, curve, looks)
+    return _chart(parts, looks, size)
 
 
 def exit_rates(study: Study, curve: Curve, size: tuple[int, int]) -> Markup:
@@ -99,17 +111,31 @@ def rate_bar(rates: Sequence[float]) -> Markup:
 
 
 # ------------------------------------------------------------------------ accuracy against cost
-def _axes(studies: Sequence[Study], size: tuple[int, int]) -> Axes:
-    costs, accuracies = [1.0], []
-    for study in studies:
-        accuracies.append(study.full.mean)
-        shown = [*study.exits, *study.static, *(p for c in study.curves for p in c.points)]
-        for item in shown:
-            costs.append(item.cost.mean)
-            accuracies += [item.accuracy.mean, item.accuracy.low, item.accuracy.high]
-    x_range = padded(costs, 0.05)
-    low, high = padded(accuracies)
+def _axes(
+    alone: Sequence[tuple[float, Spread]],
+    points: Sequence[Point],
+    looks: Looks,
+    size: tuple[int, int],
+) -> Axes:
+    """Axes that have room for marks by themselves, each a cost and an accuracy, and for curves."""
+    places = [*alone, *((point.cost.mean, looks.value(point)) for point in points)]
+    x_range = padded([cost for cost, _ in places], 0.05)
+    low, high = padded([end for _, value in places for end in (value.low, value.high)])
     return Axes(*size, (max(x_range[0], 0), x_range[1]), (max(low, 0), min(high, 1)))
+
+
+def _frame(axes: Axes, study: Study, looks: Looks, size: tuple[int, int]) -> Markup:
+    long = f"mean cost, % of the full network's {COST[study.unit]}"
+    x_label = long if size == WIDE else "mean cost, % of the full network"
+    pixels = "pixel " if study.task == "map" and looks.measure == "accuracy" else ""
+    return axes.frame(x_label, f"{pixels}{looks.measure}, %")
+
+
+def _chart(parts: Sequence[str], looks: Looks, size: tuple[int, int]) -> Markup:
+    ring = element("circle", r=10, class_="ring", hidden=True, aria_hidden="true")
+    named = f"{looks.measure[:1].upper()}{looks.measure[1:]}" if looks.measure != "mIoU" else "mIoU"
+    label = f"{named} against cost. Arrow keys go from mark to mark, Enter selects one."
+    return picture(*size, *parts, ring, label=label, class_="chart accuracy")
 
 
 def _controls_first(study: Study) -> Iterator[Curve]:
@@ -117,35 +143,36 @@ def _controls_first(study: Study) -> Iterator[Curve]:
     yield from study.policies
 
 
-def _full_line(axes: Axes, study: Study) -> Markup:
-    place = axes.y(study.full.mean)
+def _full_line(axes: Axes, full: Spread) -> Markup:
+    place = axes.y(full.mean)
     return element(
         "line", x1=axes.left, x2=axes.width - axes.right, y1=place, y2=place, class_="full"
     )
 
 
-def _band(axes: Axes, curve: Curve, looks: Looks) -> Markup:
+def _band(axes: Axes, number: int, curve: Curve, looks: Looks) -> Markup:
     """From the lowest to the highest accuracy, where several seeds have the same budgets."""
     drawn = []
     for points in _alike(curve):
         if len(points) > 1 and len(points[0].seeds) > 1:
-            there = [f"{axes.x(p.cost.mean)},{axes.y(p.accuracy.high)}" for p in points]
-            back = [f"{axes.x(p.cost.mean)},{axes.y(p.accuracy.low)}" for p in reversed(points)]
+            ends = [(axes.x(p.cost.mean), looks.value(p)) for p in points]
+            there = [f"{x},{axes.y(value.high)}" for x, value in ends]
+            back = [f"{x},{axes.y(value.low)}" for x, value in reversed(ends)]
             drawn.append(element("polygon", points=" ".join(there + back), class_="band"))
-    return element("g", *drawn, class_=looks.colour(curve))
+    return element("g", *drawn, class_=looks.colour(number, curve))
 
 
 def _lines(axes: Axes, number: int, curve: Curve, looks: Looks) -> Markup:
     drawn = [
         element(
             "polyline",
-            points=" ".join(f"{axes.x(p.cost.mean)},{axes.y(p.accuracy.mean)}" for p in points),
+            points=" ".join(f"{axes.x(p.cost.mean)},{axes.y(looks.value(p).mean)}" for p in points),
             class_="line",
             stroke_dasharray=looks.dashes(number, curve),
         )
         for points in _alike(curve)
     ]
-    return element("g", *drawn, class_=looks.colour(curve))
+    return element("g", *drawn, class_=looks.colour(number, curve))
 
 
 def _alike(curve: Curve) -> list[list[Point]]:
@@ -163,9 +190,11 @@ def _marks(axes: Axes, number: int, study: Study, curve: Curve, looks: Looks) ->
         said = mark(study, curve, point)
         yield element(
             "g",
-            element("path", d=looks.shape(curve), class_="shape hollow" if some else "shape"),
-            class_=f"mark {looks.colour(curve)}",
-            transform=_at(axes, point.cost.mean, point.accuracy.mean),
+            element(
+                "path", d=looks.shape(number, curve), class_="shape hollow" if some else "shape"
+            ),
+            class_=f"mark {looks.colour(number, curve)}",
+            transform=_at(axes, point.cost.mean, looks.value(point).mean),
             data_s=number,
             data_p=p,
             data_b=b,
@@ -175,53 +204,48 @@ def _marks(axes: Axes, number: int, study: Study, curve: Curve, looks: Looks) ->
         )
 
 
-def _exits(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Markup]:
-    prefix, wide = f"{study.name}: " if looks.several else "", axes.width > 600
+def _exits(axes: Axes, study: Study) -> Iterator[Markup]:
     for k, alone in enumerate(study.exits):
-        said = f"{prefix}every input at exit {k}: accuracy {with_range(alone.accuracy)}, "
+        said = f"every input at exit {k}: accuracy {with_range(alone.accuracy)}, "
         yield _rival(
             axes,
             DIAMOND,
             (alone.cost.mean, alone.accuracy.mean),
-            name=f"{letter(number)}{k}" if looks.several else f"exit {k}" if wide else f"{k}",
+            name=f"exit {k}" if axes.width > 600 else f"{k}",
             said=f"{said}cost {with_range(alone.cost)}",
             class_="exit",
         )
 
 
-def _rivals(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Markup]:
-    several = letter(number) if looks.several else ""
-    prefix = f"{several}: " if several else ""
+def _rivals(axes: Axes, study: Study) -> Iterator[Markup]:
     yield _rival(
         axes,
         STAR,
         (1.0, study.full.mean),
-        name=several or ("full network" if axes.width > 600 else ""),
-        said=f"{prefix}full network: accuracy {with_range(study.full)}, cost 100%",
+        name="full network" if axes.width > 600 else "",
+        said=f"full network: accuracy {with_range(study.full)}, cost 100%",
         class_="star",
         side="above",
-        shift=18.0 * number,  # full networks are close to each other, and to their last exits
     )
     for index, static in enumerate(study.static):
-        said = f"{prefix}{static.name}: accuracy {with_range(static.accuracy)}, "
+        said = f"{static.name}: accuracy {with_range(static.accuracy)}, "
         yield _rival(
             axes,
             CROSS,
             (static.cost.mean, static.accuracy.mean),
-            name=several + static_key(index),
+            name=static_key(index),
             said=f"{said}cost {with_range(static.cost)}",
             class_="static",
             side="beside",  # a network cut off at an exit is close to that exit
         )
 
 
-def _control_names(axes: Axes, number: int, study: Study, looks: Looks) -> Iterator[Markup]:
+def _control_names(axes: Axes, study: Study) -> Iterator[Markup]:
     """What the grey curves are, written at their start."""
-    prefix = f"{letter(number)}: " if looks.several else ""
     for curve in study.curves:
         if curve.control:
             point = min(curve.points, key=lambda point: point.cost.mean)
-            name = element("text", f"{prefix}{curve.policy} (control)", x=10, y=-6, class_="name")
+            name = element("text", f"{curve.policy} (control)", x=10, y=-6, class_="name")
             place = _at(axes, point.cost.mean, point.accuracy.mean)
             yield element("g", name, class_="control", transform=place, aria_hidden="true")
 
@@ -235,7 +259,6 @@ def _rival(
     said: str,
     class_: str,
     side: Literal["above", "below", "beside"] = "below",
-    shift: float = 0.0,
 ) -> Markup:
     """A mark that no budget moves, with its name; near an edge the name turns inwards."""
     x = axes.x(place[0])
@@ -243,6 +266,7 @@ def _rival(
         side = "above"
     room = min(x - axes.left, axes.width - axes.right - x)
     anchor = "middle" if room > 4 * len(name) else "start" if x < axes.width / 2 else "end"
+    shift = 0.0
     if side == "beside":
         anchor = "end" if axes.width - axes.right - x < 12 + 8 * len(name) else "start"
         shift = -11.0 if anchor == "end" else 11.0

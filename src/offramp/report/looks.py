@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .markup import Markup, element
-from .study import Curve, Study
+from .study import Curve, Point, Spread, Study
 
-DASHES = (None, "9 4", "3 3", "12 3 3 3")  # one per study
+DASHES = (None, "9 4", "3 3", "12 3 3 3")  # one per round of colours
 CONTROL_DASHES = {"random": "2 4", "oracle": "8 4"}
 SHAPES = (
     "M-5,0a5,5 0 1,0 10,0a5,5 0 1,0 -10,0z",
@@ -28,33 +28,60 @@ _RAMP = ((27, 94, 158), (95, 162, 207), (201, 201, 201), (240, 179, 90), (217, 1
 
 
 class Looks:
-    """Which colour and shape each policy has, the same in every picture of a page."""
+    """Which colour and shape each curve has, the same in every picture of a page.
+
+    Curves of one study are told apart by policy, and those of several by study.
+    """
 
     def __init__(self, studies: Sequence[Study]) -> None:
         names = dict.fromkeys(c.policy for study in studies for c in study.policies)
         self._numbers = {name: number for number, name in enumerate(names)}
         self.several = len(studies) > 1
+        points = [p for study in studies for curve in study.curves for p in curve.points]
+        self._by_miou = self.several and all(point.miou is not None for point in points)
+        self.measure = studies[0].measure if self._by_miou and points else "accuracy"
 
-    def colour(self, curve: Curve) -> str:
+    def value(self, point: Point) -> Spread:
+        """What charts of curves show: accuracy, or mIoU where several studies all have it."""
+        return point.miou if self._by_miou and point.miou is not None else point.accuracy
+
+    def colour(self, study: int, curve: Curve) -> str:
         """Class that gives the colour of a curve."""
+        if self.several:
+            return self.study(study)
         if curve.control:
             return "control"
         return f"c{self._numbers[curve.policy] % len(SHAPES)}"
 
-    def shape(self, curve: Curve) -> str:
+    def shape(self, study: int, curve: Curve) -> str:
         """Outline of a curve's marks; after one round of colours the pairs differ."""
+        if self.several:
+            return self.study_shape(study)
         if curve.control:
             return CONTROL_SHAPE
-        number = self._numbers[curve.policy]
-        return SHAPES[(number + number // len(SHAPES)) % len(SHAPES)]
+        return _outline(self._numbers[curve.policy])
 
     def dashes(self, study: int, curve: Curve) -> str | None:
-        """Dashes of a curve's line: by study; controls have their own."""
-        return (
-            CONTROL_DASHES.get(curve.policy, "1 4")
-            if curve.control
-            else DASHES[study % len(DASHES)]
-        )
+        """Dashes of a curve's line; controls have their own."""
+        if self.several:
+            return self.study_dashes(study)
+        return CONTROL_DASHES.get(curve.policy, "1 4") if curve.control else None
+
+    def study(self, number: int) -> str:
+        """Class that gives the colour of one of several studies."""
+        return f"c{number % len(SHAPES)}"
+
+    def study_shape(self, number: int) -> str:
+        """Outline of a study's marks."""
+        return _outline(number)
+
+    def study_dashes(self, number: int) -> str | None:
+        """Dashes of a study's lines, which begin with the second round of colours."""
+        return DASHES[number // len(SHAPES) % len(DASHES)]
+
+
+def _outline(number: int) -> str:
+    return SHAPES[(number + number // len(SHAPES)) % len(SHAPES)]
 
 
 def letter(study: int) -> str:

@@ -19,7 +19,9 @@
     one("study").value = now.s;
     one("policy").disabled = one("budget").disabled = !point;
     one("reading").hidden = !point;
-    for (const ring of all(".ring")) ring.toggleAttribute("hidden", !point);
+    const shown = curve && curve.policy;
+    for (const part of all(".by-policy")) part.hidden = part.dataset.policy !== shown;
+    for (const ring of all(".ring")) ring.toggleAttribute("hidden", true);
     if (!point) return;
     showControls(curve, point);
     showFigures(point);
@@ -85,6 +87,7 @@
       mark.setAttribute("aria-pressed", chosen);
       if (!chosen) continue;
       const ring = mark.ownerSVGElement.querySelector(".ring");
+      ring.removeAttribute("hidden");
       ring.setAttribute("transform", mark.getAttribute("transform"));
     }
     for (const column of all(".column"))
@@ -225,7 +228,7 @@
     }
   }
 
-  for (const chart of all(".accuracy")) listen(chart);
+  for (const chart of all(".accuracy, .hinted")) listen(chart);
   addEventListener("beforeprint", () => {
     for (const part of all("details")) part.open = true;
   });

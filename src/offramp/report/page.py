@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import ReportError
 from ..files import write_text
-from . import sections
+from . import beside, sections
+from .compare import Comparison, side_by_side
 from .gallery import exits_at, gallery
 from .looks import Looks
 from .markup import Markup, clean, element, escape, join
@@ -27,12 +28,15 @@ def write(
     out: str | Path | None = None,
     *,
     title: str | None = None,
+    labels: Sequence[str | None] | None = None,
+    baseline: str | None = None,
 ) -> Path:
     """Write one self-contained HTML page from the results of runs.
 
-    Runs of one name that differ in their seed are one study: its figures are means with their
-    range. Runs of other names are other studies, drawn into the same chart. The page makes no
-    request, works offline, and can be read without its script.
+    Runs of one name and objective that differ in their seed are one study: its figures are means
+    with their range. Others are other studies, side by side: of one task, on the same data, with
+    the same number of exits. The page makes no request, works offline, and can be read without its
+    script.
 
     Args:
         runs: folders of runs, folders of studies (``seed-*`` in them), ``results.json`` files, or
@@ -40,13 +44,17 @@ def write(
         out: the page. Default: ``report.html`` in the folder of the run or study where there is
             just one, in the current folder otherwise.
         title: heading of the page; by default the names of the studies.
+        labels: a name for each of the runs, None where it names itself; runs of one label are one
+            study.
+        baseline: name of the study that the others are held against; by default the first.
 
     Returns:
         The path that was written.
 
     Raises:
-        ReportError: if results are missing or do not hold what they must, runs of one name are
-            not alike, or there is no place to write to.
+        ReportError: if results are missing or do not hold what they must, runs of one study are
+            not alike, studies are not comparable, no study has the baseline's name, or there is no
+            place to write to.
 
     Example:
         >>> report.write(["runs/digits"])
@@ -54,15 +62,18 @@ def write(
     """
     from .schema import read_runs  # pydantic is slow to import
 
-    studies = gather(read_runs(runs))
+    studies = gather(read_runs(runs, labels))
     path = _place(runs, out)
-    write_text(path, build(studies, title=title))
+    write_text(path, build(studies, title=title, baseline=baseline))
     return path
 
 
-def build(studies: Sequence[Study], *, title: str | None = None) -> str:
+def build(
+    studies: Sequence[Study], *, title: str | None = None, baseline: str | None = None
+) -> str:
     """Make the page as text."""
-    heading = title or " \N{MIDDLE DOT} ".join(study.name for study in studies)
+    heading = title or _heading(studies)
+    compared = side_by_side(studies, baseline)
     style, script = _asset("page.css"), _asset("page.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
@@ -73,13 +84,23 @@ def build(studies: Sequence[Study], *, title: str | None = None) -> str:
         policy=policy,
         style=style,
         script=script,
-        body=_body(studies, heading),
+        body=_body(studies, compared, heading),
         data=_embedded(_data(studies)),
     )
 
 
-def _body(studies: Sequence[Study], heading: str) -> Markup:
+def _heading(studies: Sequence[Study]) -> str:
+    """The names of studies, in front of them that of their recipe where they share one."""
+    shared = {study.recipe for study in studies} == {studies[0].recipe}
+    recipe = f"{studies[0].recipe}: " if shared and len(studies) > 1 else ""
+    few = len(studies) <= 3
+    names = " \N{MIDDLE DOT} ".join(study.name for study in studies)
+    return f"{recipe}{names if few else f'{len(studies)} studies'}"
+
+
+def _body(studies: Sequence[Study], compared: Comparison, heading: str) -> Markup:
     looks = Looks(studies)
+    several = looks.several
     kind = (
         "Early-exit report" if len(studies) == 1 else f"Early-exit report, {len(studies)} studies"
     )
@@ -87,14 +108,17 @@ def _body(studies: Sequence[Study], heading: str) -> Markup:
         element("header", element("p", kind, class_="kind"), element("h1", heading)),
         element(
             "main",
+            beside.side_by_side(compared, looks) if several else "",
+            beside.routes(studies, looks) if several else "",
             sections.summary(studies, looks),
             sections.controls(studies, looks),
             sections.reading(studies),
-            sections.trade(studies, looks),
+            beside.trade(studies, looks) if several else sections.trade(studies[0], looks),
             sections.exits(studies, looks),
             sections.calibration(studies, looks),
             gallery(studies, looks),
             sections.timings(studies, looks),
+            "" if several else beside.routes(studies, looks),
             method(studies),
         ),
     )

@@ -44,6 +44,7 @@ class Exit(_Part):
     top5: Figure = None
     nll: Figure = None
     ece: Figure = None
+    miou: Figure = None  # of maps
 
 
 class Full(_Part):
@@ -71,6 +72,7 @@ class Point(_Part):
     stderr: Figure = None
     nll: Figure = None
     ece: Figure = None
+    miou: Figure = None  # of maps
 
 
 class Bin(_Part):
@@ -124,6 +126,7 @@ class Results(_Part):
     full: Full
     curves: dict[str, list[Point]]
     unit: Literal["macs", "params", "latency_ms"] = "macs"
+    task: Literal["label", "map"] = "label"
     class_names: list[str] = []
     costs: CostTable = CostTable()
     static: list[Static] = []
@@ -140,10 +143,17 @@ class Run(NamedTuple):
     source: str
     results: Results
     config: str | None = None  # text of the run's config.yaml
+    label: str | None = None  # name that it is given in the page
 
 
-def read_runs(runs: Sequence[str | Path | Mapping[str, Any]]) -> list[Run]:
+def read_runs(
+    runs: Sequence[str | Path | Mapping[str, Any]], labels: Sequence[str | None] | None = None
+) -> list[Run]:
     """Read and check the results of runs, of all runs where the folder of a study is given.
+
+    Args:
+        runs: folders of runs or studies, files of results, or what such a file holds.
+        labels: a name for each, None where it names itself.
 
     Raises:
         ReportError: if one is missing or does not hold what it must; the message names file and
@@ -156,7 +166,17 @@ def read_runs(runs: Sequence[str | Path | Mapping[str, Any]]) -> list[Run]:
         )
     if not runs:
         raise ReportError("wanted at least one run to report, got none")
-    return [run for number, given in enumerate(runs) for run in _read(number, given)]
+    names = [None] * len(runs) if labels is None else list(labels)
+    if len(names) != len(runs):
+        raise ReportError(f"wanted a label or None for each of {len(runs)} runs, got {labels!r}")
+    wrong = next((n for n in names if n is not None and not (isinstance(n, str) and n.strip())), 0)
+    if wrong != 0:
+        raise ReportError(f"wanted labels as words, got {wrong!r}")
+    return [
+        run._replace(label=names[number])
+        for number, given in enumerate(runs)
+        for run in _read(number, given)
+    ]
 
 
 def _read(number: int, given: str | Path | Mapping[str, Any]) -> Iterator[Run]:
@@ -231,6 +251,9 @@ def _misfits(results: Results) -> Iterator[str]:
     yield from _length("exits", results.exits, wanted, "num_exits")
     if [exit.exit for exit in results.exits] != list(range(len(results.exits))):
         yield f"exits: wanted exits 0, 1, ... in order, got {[e.exit for e in results.exits]}"
+    for k, exit in enumerate(results.exits):
+        if results.task == "map" and exit.miou is None:
+            yield f"exits.{k}.miou: wanted a number, as the task is 'map', got none"
     for unit in ("macs", "params", "latency_ms"):
         if (column := getattr(results.costs, unit)) is not None:
             yield from _length(f"costs.{unit}", column, wanted, "num_exits")

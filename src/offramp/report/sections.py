@@ -21,7 +21,9 @@ def summary(studies: Sequence[Study], looks: Looks) -> Markup:
         said.append(
             join(name, element("p", first, class_="headline"), element("p", " ".join(rest)))
         )
-    return element("section", *said, class_="summary", aria_label="What came out")
+    heading = element("h2", "Each with its first policy") if looks.several else ""
+    class_ = None if looks.several else "summary"
+    return element("section", heading, *said, class_=class_, aria_label="What came out")
 
 
 def controls(studies: Sequence[Study], looks: Looks) -> Markup:
@@ -84,15 +86,15 @@ def reading(studies: Sequence[Study]) -> Markup:
     )
 
 
-def trade(studies: Sequence[Study], looks: Looks) -> Markup:
+def trade(study: Study, looks: Looks) -> Markup:
     """Accuracy against cost, with all that competes."""
-    unit, timed = COST[studies[0].unit], studies[0].unit == "latency_ms"
+    unit, timed = COST[study.unit], study.unit == "latency_ms"
     note = (
         "Up and to the left is better. Cost is the mean over the test part, relative to the full "
         f"network's {unit}{'' if timed else '; it is counted and is no time'}. The axis of "
         "accuracy does not start at zero."
     )
-    if any(len(study.seeds) > 1 for study in studies):
+    if len(study.seeds) > 1:
         note += (
             " Marks are means over seeds, shaded bands reach from the lowest to the highest "
             "accuracy of a seed. Lines join points of the same seeds only; an open mark lacks "
@@ -103,12 +105,12 @@ def trade(studies: Sequence[Study], looks: Looks) -> Markup:
         element("h2", "Accuracy against cost"),
         element(
             "figure",
-            element("div", accuracy_cost(studies, looks, WIDE), class_="wide"),
-            element("div", accuracy_cost(studies, looks, NARROW), class_="narrow"),
-            _curve_legend(studies, looks),
+            element("div", accuracy_cost(study, looks, WIDE), class_="wide"),
+            element("div", accuracy_cost(study, looks, NARROW), class_="narrow"),
+            element("ul", *_legend_items(study, looks), class_="legend"),
             element("figcaption", note),
         ),
-        tables.behind(tables.curves(studies, looks), tables.fixed(studies, looks)),
+        tables.behind(tables.curves([study], looks), tables.fixed([study], looks)),
     )
 
 
@@ -215,23 +217,13 @@ def _exit_legend(study: Study, rates: Sequence[float] = ()) -> Markup:
     return element("ul", *items, class_="legend", data_exits=bool(rates))
 
 
-def _curve_legend(studies: Sequence[Study], looks: Looks) -> Markup:
-    return element("ul", *_legend_items(studies, looks), class_="legend")
-
-
-def _legend_items(studies: Sequence[Study], looks: Looks) -> Iterator[Markup]:
-    for number, study in enumerate(studies):
-        prefix = letter(number) if looks.several else ""
-        if looks.several:
-            yield element("li", f"{prefix}: {study.name}", class_="study")
-        for curve in study.curves:
-            drawn = swatch(looks.shape(curve), looks.colour(curve), looks.dashes(number, curve))
-            yield element("li", drawn, curve.policy + (" (control)" if curve.control else ""))
-        for index, static in enumerate(study.static):
-            drawn = swatch(CROSS, "static", line=False)
-            yield element("li", drawn, f"{prefix}{static_key(index)}: {static.name}")
-    if looks.several:
-        yield element("li", "All", class_="study")
+def _legend_items(study: Study, looks: Looks) -> Iterator[Markup]:
+    for curve in study.curves:
+        drawn = swatch(looks.shape(0, curve), looks.colour(0, curve), looks.dashes(0, curve))
+        yield element("li", drawn, curve.policy + (" (control)" if curve.control else ""))
+    for index, static in enumerate(study.static):
+        drawn = swatch(CROSS, "static", line=False)
+        yield element("li", drawn, f"{static_key(index)}: {static.name}")
     yield element("li", swatch(DIAMOND, "exit", line=False), "every input at that exit")
     yield element("li", swatch(STAR, "star", line=False), "full network")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from ..errors import ReportError
+from .configured import objective_of
 
 if TYPE_CHECKING:
     from .schema import Results, Run, Samples
@@ -33,6 +34,7 @@ class Point(NamedTuple):
     drop: Spread  # accuracy lost against the full network of the same seed
     left: Spread  # share that leaves before the last exit
     rates: list[float]  # [K], mean
+    miou: Spread | None = None  # of maps
 
     @property
     def key(self) -> float:
@@ -58,6 +60,7 @@ class Exit(NamedTuple):
     ece: Spread | None
     macs: Spread | None
     params: Spread | None
+    miou: Spread | None = None  # of maps
 
 
 class Static(NamedTuple):
@@ -98,10 +101,12 @@ class Gallery(NamedTuple):
 
 @dataclass(frozen=True)
 class Study:
-    """All runs of one name."""
+    """All runs of one name and objective, or of one label."""
 
     name: str
+    recipe: str  # name that its runs give themselves
     unit: str
+    task: str  # "label" or "map"
     num_exits: int
     class_names: list[str]
     seeds: list[int]
@@ -116,6 +121,12 @@ class Study:
     gallery: Gallery | None
     made: list[Mapping[str, Any]]  # per seed
     config: str | None  # of the first seed
+    scores: list[list[float]]  # [seeds][K], what `measure` names
+
+    @property
+    def measure(self) -> str:
+        """What exits are compared by."""
+        return "mIoU" if self.task == "map" else "accuracy"
 
     @property
     def policies(self) -> list[Curve]:
@@ -124,10 +135,13 @@ class Study:
 
 
 def gather(runs: Sequence[Run]) -> list[Study]:
-    """Bring runs together by name, in the order in which the names come first.
+    """Bring runs together by label, else by name and objective, in the order in which they come.
+
+    Where several studies of one name have different objectives, they are named by these.
 
     Raises:
-        ReportError: if runs of one name are not alike, a seed comes twice, or units differ.
+        ReportError: if runs of one study are not alike, a seed comes twice, studies are not of one
+            task on the same data with the same number of exits, or two have one name.
     """
     for run in runs:
         if run.results.unit != runs[0].results.unit:
@@ -135,8 +149,18 @@ def gather(runs: Sequence[Run]) -> list[Study]:
                 f"{run.source}: unit: wanted {runs[0].results.unit!r}, as {runs[0].source} has "
                 f"it, got {run.results.unit!r}: costs in two units do not go on one axis"
             )
-    groups = _group(runs, lambda run: run.results.name)
-    return [_study(sorted(group, key=lambda run: run.results.seed)) for group in groups.values()]
+    objectives = {run.source: objective_of(run.config) for run in runs}
+    groups = _group(
+        runs, lambda run: (run.label,) if run.label else (run.results.name, objectives[run.source])
+    )
+    names = _names(list(groups))
+    studies = [
+        _study(name, sorted(group, key=lambda run: run.results.seed))
+        for name, group in zip(names, groups.values(), strict=True)
+    ]
+    for study in studies[1:]:
+        _check_comparable(studies[0], study)
+    return studies
 
 
 def spread(values: Iterable[float]) -> Spread:
@@ -145,13 +169,31 @@ def spread(values: Iterable[float]) -> Spread:
     return Spread(sum(known) / len(known), min(known), max(known), len(known))
 
 
-def _study(runs: list[Run]) -> Study:
+def _names(keys: Sequence[tuple[str | None, ...]]) -> list[str]:
+    """Names of studies that are told apart: by their objectives where those differ."""
+    own = [key for key in keys if len(key) > 1]
+    differ = len({objective for _, objective in own}) > 1
+    one = len({name for name, _ in own}) == 1
+    names = []
+    for key in keys:
+        name, objective = str(key[0]), key[1] if len(key) > 1 else None
+        told = objective if one else f"{name}: {objective}"
+        names.append(told if differ and told and objective else name)
+    taken = next((name for n, name in enumerate(names) if name in names[:n]), None)
+    if taken is not None:
+        raise ReportError(f"wanted names that differ, got two studies named {taken!r}: label them")
+    return names
+
+
+def _study(name: str, runs: list[Run]) -> Study:
     _check_alike(runs)
     all_results = [run.results for run in runs]
     first = all_results[0]
     return Study(
-        name=first.name,
+        name=name,
+        recipe=first.name,
         unit=first.unit,
+        task=first.task,
         num_exits=first.num_exits,
         class_names=first.class_names,
         seeds=[results.seed for results in all_results],
@@ -166,6 +208,7 @@ def _study(runs: list[Run]) -> Study:
         gallery=_gallery(all_results),
         made=[results.made for results in all_results],
         config=next((run.config for run in runs if run.config), None),
+        scores=[[_score(results, k) for k in range(first.num_exits)] for results in all_results],
     )
 
 
@@ -176,16 +219,47 @@ def _check_alike(runs: Sequence[Run]) -> None:
         if seed in seen:
             raise ReportError(
                 f"{run.source}: seed: wanted every seed of {name!r} once, got {seed} again, "
-                f"which {seen[seed]} has; runs that differ in more than the seed need two names"
+                f"which {seen[seed]} has; runs that differ in more than the seed need two names "
+                "or labels"
             )
         seen[seed] = run.source
-        for key in ("num_exits", "class_names"):
+        for key in ("task", "num_exits", "class_names"):
             wanted, came = getattr(first.results, key), getattr(run.results, key)
             if wanted != came:
                 raise ReportError(
                     f"{run.source}: {key}: wanted {wanted!r:.60}, as {first.source} has it, got "
                     f"{came!r:.60}: runs that are not alike need two names, not both {name!r}"
                 )
+
+
+def _check_comparable(first: Study, other: Study) -> None:
+    """Studies on one page answer one question: same task, test part and number of exits."""
+    for key, what in (
+        ("task", "task"),
+        ("num_exits", "exits"),
+        ("data", "data"),
+        ("class_names", "classes"),
+        ("test_sizes", "test inputs"),
+    ):
+        wanted, came = (_comparable(study).get(key) for study in (first, other))
+        if wanted != came and None not in (wanted, came):
+            raise ReportError(
+                f"{other.sources[0]}: {what}: wanted {wanted!r:.60}, as {first.sources[0]} has it, "
+                f"got {came!r:.60}: studies of different {what} do not go side by side"
+            )
+
+
+def _comparable(study: Study) -> dict[str, Any]:
+    return {
+        **{key: getattr(study, key) for key in ("task", "num_exits", "class_names")},
+        "data": next((made["data"] for made in study.made if "data" in made), None),
+        "test_sizes": sorted(set(study.num_test)),
+    }
+
+
+def _score(results: Results, k: int) -> float:
+    exit = results.exits[k]
+    return exit.top1 if exit.miou is None or results.task != "map" else exit.miou
 
 
 def _exit(runs: Sequence[Results], k: int) -> Exit:
@@ -198,6 +272,7 @@ def _exit(runs: Sequence[Results], k: int) -> Exit:
         ece=_known(exit.ece for exit in exits),
         macs=_known(r.costs.macs[k] if r.costs.macs else None for r in runs),
         params=_known(r.costs.params[k] if r.costs.params else None for r in runs),
+        miou=_known(exit.miou for exit in exits),
     )
 
 
@@ -237,6 +312,7 @@ def _points(runs: Sequence[Results], policy: str) -> list[Point]:
                 sum(column) / len(group)
                 for column in zip(*(point.exit_rates for _, point in group), strict=True)
             ],
+            miou=_known(point.miou for _, point in group),
         )
         for _, group in sorted(groups.items())
     ]

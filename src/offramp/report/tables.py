@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+from .compare import Comparison
 from .looks import Looks, letter
-from .markup import Markup, element
+from .markup import Markup, element, join
+from .schemes import segments_of
 from .study import Curve, Slice, Spread, Study
-from .words import count, over, percent, plain, points, seeds_of, short_percent, with_range
+from .words import (
+    count,
+    gained,
+    measured,
+    over,
+    percent,
+    plain,
+    points,
+    seeds_of,
+    short_percent,
+    with_range,
+)
+
+if TYPE_CHECKING:
+    from ..runs.routing import Stretch
 
 Row = Sequence[str]
 
@@ -77,6 +94,10 @@ def fixed(studies: Sequence[Study], looks: Looks) -> Markup:
             for s in study.static
         ]
     head = ["what", "cost", "accuracy", "top 5", "NLL, nats", "ECE", "MACs", "parameters"]
+    if any(study.task == "map" for study in studies):
+        head.append("mIoU")
+        mious = [each for study in studies for each in _mious(study)]
+        rows = [[*row, miou] for row, miou in zip(rows, mious, strict=True)]
     return table("Every input at one exit, and networks without exits", head, rows)
 
 
@@ -129,6 +150,73 @@ def timings(studies: Sequence[Study], looks: Looks) -> Markup:
         for t in study.timings
     ]
     return table("Measured times: mean, and lowest to highest over seeds", head, rows)
+
+
+def _mious(study: Study) -> list[str]:
+    """Of the rows of a study among those without a policy."""
+    return [*(_maybe(exit.miou) for exit in study.exits), *[""] * (1 + len(study.static))]
+
+
+def scores(compared: Comparison) -> Markup:
+    """Every study's score at every exit."""
+    rows = [
+        [
+            f"{letter(number)}: {scheme.name}",
+            *(_two_lines(with_range(score.spread, 2)) for score in scheme.exits),
+            str(len(scheme.seeds)),
+        ]
+        for number, scheme in enumerate(compared.schemes)
+    ]
+    caption = f"{measured(compared)} by exit: mean, and lowest to highest over seeds"
+    return table(caption, [*_exit_heads("study", compared), "seeds"], rows)
+
+
+def gains(compared: Comparison) -> Markup:
+    """What every other study gains over the baseline at every exit, in points."""
+    rows = [
+        [
+            f"{letter(number)}: {scheme.name}",
+            *(_two_lines(gained(score).replace(" points", "")) for score in scheme.exits),
+            str(len(scheme.shared)),
+        ]
+        for number, scheme in compared.others
+    ]
+    base = f"{letter(compared.baseline)}: {compared.schemes[compared.baseline].name}"
+    caption = (
+        f"Gain in {compared.measure} over {base}, percentage points: mean over paired seeds, 95% "
+        "t-interval, seeds that gain"
+    )
+    return table(caption, [*_exit_heads("study", compared), "paired seeds"], rows)
+
+
+def routes(stretch: Stretch) -> Markup:
+    """Which segments every exit trains, by which terms."""
+    gains = stretch.gains[0]
+    head = ["exit", "trains", "terms", *(["gain of its head", "gain of the next"] if gains else [])]
+    rows = []
+    for k, row in enumerate(stretch.table):
+        terms = [f"{t.name} since {t.since}" for t in stretch.terms if k in t.exits]
+        cells = [f"exit {k}", segments_of(row), ", ".join(terms)]
+        if gains:
+            last = k + 1 == stretch.num_exits
+            cells += [plain(gains.heads[k]), "" if last else plain(gains.boundaries[k])]
+        rows.append(cells)
+    return table(f"Routes of {stretch.objective}", head, rows)
+
+
+def _two_lines(text: str) -> Markup:
+    """A figure, and below it what stands behind it in brackets, and what comes after those."""
+    mean, bracket, rest = text.partition(" (")
+    inside, _, after = rest.partition("), ")
+    below = [inside + (")" if after else ""), after] if bracket else []
+    return join(
+        mean,
+        *(element("small", f"({each}" if n == 0 else each) for n, each in enumerate(below) if each),
+    )
+
+
+def _exit_heads(first: str, compared: Comparison) -> list[str]:
+    return [first, *(f"exit {k}" for k in range(compared.num_exits))]
 
 
 def _named(number: int, looks: Looks) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from .compare import Comparison, Score
 from .markup import clean
 from .study import Curve, Point, Spread, Study, Timing
 
@@ -68,6 +69,29 @@ def points(gain: float) -> str:
     rounded = round(100 * gain, 1)
     text = f"{rounded:+.1f}" if rounded else "0.0"  # never "-0.0"
     return f"{text} points".replace("-", "\N{MINUS SIGN}")
+
+
+def measured(compared: Comparison) -> str:
+    """What studies are compared by, at the start of a sentence."""
+    return "mIoU" if compared.measure == "mIoU" else compared.measure.capitalize()
+
+
+def gained(score: Score) -> str:
+    """Say what an exit gains: `+1.20 points (+0.40 to +2.00), 3 of 3 better`."""
+    if score.gain is None:
+        return "no seed in common"
+    interval = ""
+    if score.interval:
+        interval = f" ({' to '.join(signed(end) for end in score.interval)})"
+    seeds = f", {score.better} of {len(score.gains)} better"
+    return f"{signed(score.gain)} points{interval}{seeds if len(score.gains) > 1 else ''}"
+
+
+def signed(gain: float) -> str:
+    """Write a difference of shares in hundredths of a point, with its sign."""
+    rounded = round(100 * gain, 2)
+    text = f"{rounded:+.2f}" if rounded else "0.00"
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def plain(value: float) -> str:
@@ -143,18 +167,23 @@ def mark(study: Study, curve: Curve, point: Point) -> str:
     """Say what a mark of a curve stands for."""
     control = " (control)" if curve.control else ""
     beyond = f", {over(point)}" if over(point) else ""
+    miou = f"mIoU {with_range(point.miou)}, " if point.miou else ""
     return (
         f"{curve.policy}{control}, budget {short_percent(point.budget)}: "
-        f"accuracy {with_range(point.accuracy)}, cost {with_range(point.cost)}{beyond}, "
+        f"{miou}accuracy {with_range(point.accuracy)}, cost {with_range(point.cost)}{beyond}, "
         f"{percent(point.left.mean, 0)} left early; {seeds_of(study, point)}"
     )
+
+
+def _right(study: Study) -> str:
+    return "pixel accuracy" if study.task == "map" else "accuracy"
 
 
 def _without_policy(study: Study) -> str:
     last = study.exits[-1]
     exits = "one exit" if study.num_exits == 1 else f"{study.num_exits} exits and no exit policy"
     return (
-        f"With {exits}, this network reaches {percent(last.accuracy.mean)} accuracy on "
+        f"With {exits}, this network reaches {percent(last.accuracy.mean)} {_right(study)} on "
         f"{num_test(study)} test inputs for {percent(last.cost.mean)} of the full network's "
         f"{COST[study.unit]}; the full network reaches {percent(study.full.mean)}."
     )
@@ -166,7 +195,7 @@ def _at_budget(study: Study, curve: Curve, point: Point) -> list[str]:
     said = [
         f"Asked to spend {short_percent(point.budget)} of the full network's {COST[study.unit]}, "
         f"the policy {curve.policy} spends {percent(point.cost.mean)}{beyond} and reaches "
-        f"{percent(point.accuracy.mean)} accuracy on {num_test(study)} test inputs.",
+        f"{percent(point.accuracy.mean)} {_right(study)} on {num_test(study)} test inputs.",
         f"The full network reaches {percent(study.full.mean)}"
         f"{'' if alike else f', so this is {drop(point.drop.mean)}'}.",
         f"{percent(point.left.mean, 0)} of the inputs leave before the last exit.",
