@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from offramp import attach
-from offramp.errors import ValidationError
+from offramp import attach, places
+from offramp.errors import PlaceError, ValidationError
 from offramp.model import MultiExitModel
 
 SMALL, USUAL = 64, 224
@@ -160,3 +160,82 @@ def test_attached_model_knows_its_recipe_and_nothing_of_the_example_but_its_shap
         "gate": True,
         "example": {"shape": [4], "dtype": "float32"},
     }
+
+
+# --------------------------------------------------------------------------- maps
+class Segmenter(nn.Module):
+    """Answers with a dict of maps, at the resolution of the image, as torchvision's networks do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.classifier, self.other = nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.second(self.first(x).relu()).relu()
+        size = x.shape[-2:]
+        out = nn.functional.interpolate(self.classifier(features), size, mode="bilinear")
+        return {"aux": self.other(features), "out": out}
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 61), (180, 240)])
+def test_network_that_answers_with_a_dict_of_maps_keeps_its_answer(size: tuple[int, int]) -> None:
+    network = Segmenter().eval()
+    model = attach(network, ["first"], example=torch.randn(1, 3, 36, 44)).eval()
+    images = torch.randn(3, 3, *size)
+    first, second = model(images)
+    assert first.logits.shape == (3, 4, -(-size[0] // 2), -(-size[1] // 2))
+    assert torch.equal(second.logits, network(images)["out"])
+
+
+def segformer() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"depths": [1] * 4, "num_attention_heads": [1] * 4, "hidden_sizes": [8, 16, 24, 32]}
+    config = transformers.SegformerConfig(**sizes, decoder_hidden_size=16, num_labels=5)
+    return transformers.SegformerForSemanticSegmentation(config)
+
+
+def mobilenet() -> nn.Module:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MobileNetV2Config(num_labels=5, depth_multiplier=0.35)
+    return transformers.MobileNetV2ForSemanticSegmentation(config)
+
+
+@pytest.mark.parametrize(
+    ("make", "at"),
+    [
+        (segformer, ["segformer.stages.0", "segformer.stages.2"]),  # its decoder reads all stages
+        (mobilenet, ["mobilenet_v2.layer.5"]),
+    ],
+)
+def test_transformers_network_for_maps_keeps_its_answer(
+    make: Callable[[], nn.Module], at: list[str]
+) -> None:
+    network = make()
+    example = torch.randn(2, 3, 45, 60)
+    assert set(at) <= {place.name for place in places(network, example)}
+    model = attach(network, at, example=example).eval()
+    images = torch.randn(3, 3, 64, 80)
+    with torch.no_grad():
+        outputs, wanted = model(images), network(images).logits
+    assert torch.equal(outputs[-1].logits, wanted)
+    assert all(out.logits.shape[:2] == (3, 5) and out.logits.dim() == 4 for out in outputs)
+
+
+def test_network_that_tracing_loses_something_of_is_refused() -> None:
+    class Remembers(nn.Module):
+        """Reads what a hook has kept, which nothing keeps while it is traced."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 2)
+            self.first.register_forward_hook(lambda *given: self.kept.append(given[-1]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.kept = []
+            self.first(x)
+            return self.second(*self.kept)
+
+    with pytest.raises(PlaceError, match=r"torch.fx cannot follow Remembers.*fails with TypeError"):
+        attach(Remembers(), ["first"], example=torch.zeros(2, 4))

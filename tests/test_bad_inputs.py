@@ -288,9 +288,9 @@ TABLE: list[tuple[str, str, Call, str]] = [
     ),
     (
         "backward_step",
-        "routed term",
+        "since beyond the last segment",
         lambda _: step(Routed()),
-        "'far' has since=1",
+        "wanted since as a segment from 0 to 2, got 9 for the term 'far'",
     ),
     ("backward_step", "no terms", lambda _: step(Routed(num=0)), "at least one term, got none"),
     ("backward_step", "two of a name", lambda _: step(Routed(num=2)), "terms of different names"),
@@ -401,7 +401,7 @@ class Routed(offramp.Objective):
 
     def forward(self, outputs: Any, batch: offramp.Batch, costs: Costs) -> list[offramp.Term]:
         value = outputs[0].logits.sum()
-        return [offramp.Term("far", value, since=1) for _ in range(self.num)]
+        return [offramp.Term("far", value, since=9) for _ in range(self.num)]
 
 
 def step(objective: offramp.Objective) -> Any:

@@ -192,7 +192,7 @@ FAULTS = [
         "train.label_smoothing=0.1",
         "train.label_smoothing: give it to the objective: objective.label_smoothing=0.1",
     ),
-    ("train.monitor=loss", "train.monitor: got 'loss', wanted accuracy/ or nll/ with last, mean"),
+    ("train.monitor=loss", "train.monitor: got 'loss', wanted accuracy/, nll/ or, for maps, miou/"),
     ("train.patience=0", "train.patience: got 0, wanted a whole number of at least 1"),
     ("train.workers=-1", "train.workers: got -1, wanted a number of at least 0"),
     ("train.save_every=-1", "train.save_every: got -1, wanted a number of at least 0"),

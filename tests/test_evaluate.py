@@ -50,8 +50,8 @@ def label_records(num: int = 120, classes: int = 6, exits: int = 3) -> Records:
     )
 
 
-def map_records(num: int = 20, classes: int = 4) -> Records:
-    targets = torch.randint(-1, classes, (num, 6, 8))
+def map_records(num: int = 20, classes: int = 5) -> Records:
+    targets = torch.randint(-1, classes - 1, (num, 6, 8))  # the last class is not wanted
     logits = [torch.randn(num, classes, *size) * 2 for size in ((2, 2), (3, 4), (6, 8))]
     return Records.from_arrays(logits, targets)
 
@@ -129,6 +129,65 @@ def test_evaluate_equals_answering_row_by_row(kind: type, make: object, unit: st
     assert result.drop == pytest.approx(full - accuracy)
     assert [alone.cost for alone in result.exits] == pytest.approx(scale)
     assert [alone.rate for alone in result.exits] == result.exit_rates
+
+
+@pytest.mark.parametrize("kind", [MaxProb, Averaging])
+@pytest.mark.parametrize(("temperature", "points"), [(False, 2), (True, 2), (True, 4)])
+def test_results_of_maps_have_the_iou_of_a_literal_loop(
+    kind: type, temperature: bool, points: int
+) -> None:
+    records = map_records()
+    policy = kind(3, temperature=temperature)
+    policy.fit_points(map_records(), COSTS, [0.5, 0.8, 0.6, 0.4][:points])
+    for point, result in evaluate_points(policy, records, COSTS).items():
+        _, answers = literal_answers(policy.use(point), records)
+        assert result.miou == pytest.approx(literal_miou(answers, records.targets))
+        again = evaluate(policy, records, COSTS)
+        assert result.exit_counts == again.exit_counts
+        for name in ("accuracy", "miou", "nll", "ece", "stderr"):
+            assert getattr(result, name) == pytest.approx(getattr(again, name), rel=1e-9)
+    for k, exit in enumerate(evaluate_exits(records, COSTS)):
+        own = [records.logits[k][i : i + 1] for i in range(len(records))]
+        assert exit.miou == pytest.approx(literal_miou(own, records.targets))
+        assert exit.iou is not None and len(exit.iou) == 5
+        assert exit.iou[4] == 0  # answered, and never wanted
+
+
+def literal_miou(answers: list[Tensor], targets: Tensor) -> float:
+    """Mean over classes of the intersection over union, by sets of positions."""
+    said, wanted = set(), set()
+    for row, (logits, target) in enumerate(zip(answers, targets, strict=True)):
+        grown = F.interpolate(logits, target.shape, mode="bilinear", align_corners=False)
+        labels = grown[0].argmax(0)
+        for y, x in (target >= 0).nonzero().tolist():
+            said.add((row, y, x, int(labels[y, x])))
+            wanted.add((row, y, x, int(target[y, x])))
+    shares = []
+    for c in range(5):
+        one, two = ({at for at in places if at[3] == c} for places in (said, wanted))
+        if one | two:
+            shares.append(len(one & two) / len(one | two))
+    return sum(shares) / len(shares)
+
+
+def test_results_of_labels_have_no_iou() -> None:
+    result = evaluate(MaxProb(3), label_records(), COSTS)
+    assert result.miou is None
+    assert "miou" not in result.to_dict() and "miou" not in result.to_dict()["exits"][0]
+
+
+def test_points_of_maps_are_measured_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+    whole = offramp.metrics.measure_units
+    monkeypatch.setattr(
+        offramp.metrics, "measure_units", lambda *a: measured.append(len(a[0])) or whole(*a)
+    )
+    budgets = [0.4, 0.5, 0.6, 0.7, 0.8]
+    for temperature, passes in ((False, 1), (True, 2)):
+        measured.clear()
+        policy = MaxProb(3, temperature=temperature).fit_points(map_records(), COSTS, budgets)
+        assert len(evaluate_points(policy, map_records(), COSTS)) == 5
+        assert sum(measured) == passes * 3 * 20  # every exit of every input
 
 
 def test_calibration_error_of_the_answers_is_not_that_of_an_exit() -> None:
@@ -390,6 +449,22 @@ def test_figures_that_are_not_finite_are_null_in_json() -> None:
     result = replace(at(0.5, 0.5), nll=float("inf"), ece=float("nan"))
     plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
     assert plain["nll"] is None and plain["ece"] is None
+
+
+def test_files_of_maps_hold_iou_and_leave_absent_classes_unknown(tmp_path: Path) -> None:
+    records = map_records()
+    for shard in records:
+        for out in shard.outputs:
+            out.logits[:, 4] = -99.0
+    result = evaluate(MaxProb(3), records, COSTS)
+    plain = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert plain["miou"] == result.miou == plain["exits"][2]["miou"]
+    assert plain["exits"][0]["iou"][4] is None and plain["exits"][0]["iou"][3] > 0
+    save_csv([result], tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open(newline="") as file:
+        [row] = csv.DictReader(file)
+    assert float(row["miou"]) == float(row["miou_2"]) == result.miou
+    assert "iou_0" not in row
 
 
 def test_evaluate_points_is_evaluate_at_each_point() -> None:

@@ -14,16 +14,20 @@ from offramp.errors import BudgetError, ValidationError
 from offramp.functional import (
     cascade,
     check_budget,
+    class_counts,
+    class_iou,
     count_hits,
     expected_cost,
     first_exit,
     log_certainty,
     log_margin,
     log_odds,
+    nearest,
     one_threshold,
     rates_for_budget,
     reduce_positions,
     squash,
+    upsample,
 )
 
 INF = float("inf")
@@ -167,7 +171,56 @@ def test_reduce_positions_with_an_unknown_name_lists_the_valid_ones() -> None:
         reduce_positions(torch.zeros(1, 2, 2), "max")  # type: ignore[arg-type]
 
 
-# ----------------------------------------------------------------------- hits
+# ----------------------------------------------------------------------- maps
+@pytest.mark.parametrize("size", [(3, 4), (6, 8), (7, 5), (1, 1), (11, 174)])
+def test_nearest_takes_the_position_that_whole_numbers_name(size: tuple[int, int]) -> None:
+    values = torch.randint(-100, 2**40, (2, 6, 198))
+    came = nearest(values, size)
+    assert came.shape == (2, *size) and came.dtype == torch.int64
+    for n in range(2):
+        for y in range(size[0]):
+            for x in range(size[1]):
+                assert came[n, y, x] == values[n, y * 6 // size[0], x * 198 // size[1]]
+
+
+def test_nearest_leaves_labels_and_equal_sizes_as_they_are() -> None:
+    labels, line = torch.arange(4), torch.arange(6).view(2, 3)
+    assert torch.equal(nearest(labels, ()), labels)
+    assert torch.equal(nearest(line, (3,)), line)
+    assert nearest(line, (6,)).tolist() == [[0, 0, 1, 1, 2, 2], [3, 3, 4, 4, 5, 5]]
+
+
+def test_upsample_is_bilinear_with_corners_not_aligned() -> None:
+    logits = torch.tensor([[[[0.0, 4.0]]]])
+    assert upsample(logits, (1, 4)).flatten().tolist() == [0.0, 1.0, 3.0, 4.0]
+    assert upsample(logits, (1, 2)) is logits
+    labels = torch.randn(3, 5)
+    assert upsample(labels, ()) is labels
+
+
+def test_class_counts_equal_plain_loops() -> None:
+    answers, targets = torch.randint(-1, 5, (4, 30)), torch.randint(-2, 4, (4, 30))
+    counts = class_counts(answers, targets, 5)
+    assert counts.shape == (4, 3, 5)
+    for n in range(4):
+        pairs = [(a, t) for a, t in zip(answers[n].tolist(), targets[n].tolist(), strict=True)]
+        pairs = [(a, t) for a, t in pairs if t >= 0]
+        for c in range(5):
+            wanted = [
+                sum(a == t == c for a, t in pairs),
+                sum(a == c for a, _ in pairs),
+                sum(t == c for _, t in pairs),
+            ]
+            assert counts[n, :, c].tolist() == wanted
+    parts = class_counts(answers[:, :7], targets[:, :7], 5)
+    assert torch.equal(parts + class_counts(answers[:, 7:], targets[:, 7:], 5), counts)
+    iou = class_iou(counts.sum(0))
+    right, answered, wanted = counts.sum(0)
+    assert iou[2] == float(right[2]) / float(answered[2] + wanted[2] - right[2])
+    assert iou[4] == 0  # answered, never wanted
+
+
+# ----------------------------------------------------------------------- maps
 @pytest.mark.parametrize("size", [(), (5,), (4, 6)])
 def test_hits_equal_plain_loops(size: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)

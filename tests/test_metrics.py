@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
     multiclass_calibration_error,
+    multiclass_jaccard_index,
 )
 
 from offramp import metrics as metrics_module
@@ -16,7 +17,9 @@ from offramp.errors import ValidationError
 from offramp.metrics import (
     ExitMetrics,
     Figures,
+    has_maps,
     measure_answers,
+    measure_chosen,
     measure_exits,
     measure_units,
     reliability,
@@ -39,9 +42,22 @@ def units_of(logits: Tensor, targets: Tensor, ignore: int) -> list[tuple[list[fl
     return found
 
 
+def literal_iou(answers: list[int], targets: list[int], classes: int) -> list[float]:
+    """Intersection over union of each class as sets of positions; NaN where both are empty."""
+    found = []
+    for c in range(classes):
+        answered = {at for at, answer in enumerate(answers) if answer == c}
+        wanted = {at for at, target in enumerate(targets) if target == c}
+        union = answered | wanted
+        found.append(len(answered & wanted) / len(union) if union else math.nan)
+    return found
+
+
 def literal(logits: Tensor, targets: Tensor, ignore: int = -100) -> Figures:
     """All figures by loops over positions."""
     units = units_of(logits, targets, ignore)
+    tops = [max(range(len(c)), key=lambda j, c=c: (c[j], -j)) for c, _, _ in units]
+    iou = literal_iou(tops, [target for _, target, _ in units], logits.shape[1])
     bins: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
     top1 = top5 = 0
     nll = 0.0
@@ -66,11 +82,14 @@ def literal(logits: Tensor, targets: Tensor, ignore: int = -100) -> Figures:
             ece += len(members) / num * abs(accuracy - mean_confidence)
     accuracy = top1 / num
     spread = sum((sum(h) - accuracy * len(h)) ** 2 for h in hits.values())
-    return Figures(accuracy, top5 / num, nll / num, ece, math.sqrt(spread) / num, num)
+    figures = (accuracy, top5 / num, nll / num, ece, math.sqrt(spread) / num, num)
+    return Figures(*figures, iou if targets.dim() > 1 else None)
 
 
 def close(came: Figures, wanted: Figures) -> bool:
-    return tuple(came) == pytest.approx(tuple(wanted), rel=1e-6, abs=1e-7)
+    assert (came.iou is None) == (wanted.iou is None)
+    assert came.iou == pytest.approx(wanted.iou, nan_ok=True)
+    return tuple(came[:6]) == pytest.approx(tuple(wanted[:6]), rel=1e-6, abs=1e-7)
 
 
 def sharpened(*shape: int) -> Tensor:
@@ -142,7 +161,7 @@ def test_confidence_on_an_edge_counts_in_the_bin_below(classes: int) -> None:
     logits = torch.zeros(2, classes)
     logits[1, 0] = 1e-3
     units = measure_units(logits, torch.zeros(2, dtype=torch.long))
-    counts = metrics_module._bin_sums(units)[0]
+    counts = metrics_module._bin_sums(units)[:, 0].sum(0)
     edge = 15 // classes
     assert counts[edge - 1 : edge + 1].tolist() == [1, 1]
 
@@ -166,14 +185,14 @@ def test_figures_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_metrics_of_two_processes_are_joined_by_sums() -> None:
     logits, targets = torch.randn(60, 5), torch.randint(5, (60,))
-    first, second, whole = ExitMetrics(), ExitMetrics(), ExitMetrics()
+    first, second, whole = ExitMetrics(5), ExitMetrics(5), ExitMetrics(5)
     first.update(measure_units(logits[:20], targets[:20]))
     second.update(measure_units(logits[20:], targets[20:]))
     whole.update(measure_units(logits, targets))
     assert {str(reduce) for reduce in first._reductions.values()} == {
         str(reduce) for reduce in whole._reductions.values()
     }
-    for name in ("sums", "bins", "inputs"):
+    for name in ("units", "bins", "classes", "inputs"):
         setattr(first, name, getattr(first, name) + getattr(second, name))
     assert close(first.compute(), whole.compute())
 
@@ -202,8 +221,10 @@ def test_exits_are_measured_one_by_one_over_shards(kind: str) -> None:
     else:
         logits = [torch.randn(10, 4, s, s) for s in (2, 4, 8)]
         targets = torch.randint(-1, 4, (10, 8, 8))
-    figures, overthinking = measure_exits(shards_of(logits, targets, 3))
+    records = shards_of(logits, targets, 3)
+    figures, overthinking, _, inputs = measure_exits(records)
     assert len(figures) == 3
+    assert has_maps(records) == (inputs is not None) == (kind == "map")
     for came, z in zip(figures, logits, strict=True):
         assert close(came, literal(z, targets))
     assert overthinking == pytest.approx(literal_overthinking(logits, targets))
@@ -222,7 +243,7 @@ def test_overthinking_is_right_early_and_wrong_at_the_end() -> None:
     ]
     targets = torch.tensor([0, 0, 0, 0, 0, -100])
     logits = torch.tensor(by_row).transpose(0, 1)
-    assert measure_exits(Records.from_arrays(logits, targets))[1] == pytest.approx(2 / 5)
+    assert measure_exits(Records.from_arrays(logits, targets)).overthinking == pytest.approx(2 / 5)
 
 
 def test_nothing_that_counts_is_an_error() -> None:
@@ -231,12 +252,14 @@ def test_nothing_that_counts_is_an_error() -> None:
         measure_exits(Records.from_arrays(logits, targets))
     with pytest.raises(ValidationError, match="at least one target that counts"):
         measure_answers([(logits[0], torch.ones(4, dtype=torch.long))], ignore_index=1)
+    with pytest.raises(ValidationError, match="at least one target that counts"):
+        measure_answers([])
 
 
 def test_reliability_bins_are_those_of_a_literal_loop() -> None:
     logits, targets = torch.randn(2, 200, 4) * 2, torch.arange(200) % 4
     targets[:3] = -100
-    found = reliability(Records.from_arrays(logits, targets))
+    found = reliability(measure_exits(Records.from_arrays(logits, targets)).bins)
     for k, bins in enumerate(found):
         sums = [[0, 0, 0.0] for _ in range(15)]
         for row, target in zip(logits[k], targets.tolist(), strict=True):
@@ -254,3 +277,62 @@ def test_reliability_bins_are_those_of_a_literal_loop() -> None:
                 continue
             assert one["accuracy"] == pytest.approx(right / count)
             assert one["confidence"] == pytest.approx(confidence / count, abs=1e-6)
+
+
+# ------------------------------------------------------------------------ intersection over union
+def grown(logits: Tensor, targets: Tensor) -> Tensor:
+    size = list(targets.shape[1:])
+    return F.interpolate(logits, size, mode="bilinear", align_corners=False)
+
+
+@pytest.mark.parametrize("size", [(3, 4), (6, 8), (13, 5)])
+def test_iou_equals_that_of_torchmetrics(size: tuple[int, int]) -> None:
+    logits, targets = torch.randn(9, 6, *size), torch.randint(5, (9, 6, 8))  # class 5 is not wanted
+    logits[:, 4] -= 20  # class 4 is never answered
+    targets[torch.rand(targets.shape) < 0.2] = -100
+    came = measure_answers([(logits, targets)])
+    answers = grown(logits, targets).argmax(1)
+    each = multiclass_jaccard_index(answers, targets, 6, average="none", ignore_index=-100)
+    mean = multiclass_jaccard_index(answers, targets, 6, average="macro", ignore_index=-100)
+    assert came.iou == pytest.approx(each.tolist())
+    assert came.miou == pytest.approx(float(mean))
+
+
+def test_absent_classes_are_left_out_of_the_mean() -> None:
+    logits = torch.full((1, 5, 1, 4), -9.0)
+    for at, answer in enumerate([0, 0, 1, 3]):
+        logits[0, answer, 0, at] = 9
+    targets = torch.tensor([[[0, 1, 1, -100]]])  # of class 3 the answer does not count
+    came = measure_answers([(logits, targets)])
+    assert came.iou == pytest.approx([1 / 2, 1 / 2, math.nan, math.nan, math.nan], nan_ok=True)
+    assert came.miou == pytest.approx(0.5)
+    assert came.top1 == pytest.approx(2 / 3)
+
+
+def test_labels_have_no_iou() -> None:
+    came = measure_answers([(torch.randn(5, 3), torch.tensor([0, 1, 2, 0, 1]))])
+    assert came.iou is None and came.miou is None
+
+
+def test_answer_of_nan_is_of_no_class() -> None:
+    logits = torch.zeros(1, 2, 1, 4)
+    logits[0, 0, 0, :2] = torch.tensor([5.0, float("nan")])
+    targets = torch.tensor([[[0, 0, 0, 1]]])
+    came = measure_answers([(logits, targets)])
+    # right at 0 and 2; position 1 is answered by nothing and 3 by class 0
+    assert came.iou == pytest.approx([2 / 4, 0])
+
+
+@pytest.mark.parametrize("ignored", [-100, 1])
+def test_inputs_measured_once_give_the_figures_of_every_choice(ignored: int) -> None:
+    targets = torch.randint(-1, 4, (10, 8, 8))
+    logits = [torch.randn(10, 4, s, s) for s in (2, 4, 8)]
+    inputs = measure_exits(shards_of(logits, targets, 3), ignored).inputs
+    assert inputs is not None
+    for exits in (torch.randint(3, (10,)), torch.zeros(10).long(), torch.full((10,), 2)):
+        rows = [
+            (grown(logits[k][i : i + 1], targets), targets[i : i + 1])
+            for i, k in enumerate(exits.tolist())
+        ]
+        wanted = literal(*map(torch.cat, zip(*rows, strict=True)), ignore=ignored)
+        assert close(measure_chosen(inputs, exits), wanted)

@@ -1,83 +1,34 @@
-"""Evaluation on records: each exit by itself, a policy's answers, and curves over budgets."""
+"""Evaluation on records: each exit by itself, a policy's answers, and curves over budgets.
+
+Of maps, an accuracy is a share of pixels, and the mean intersection over union comes beside it: of
+each class over all inputs together, then the mean over the classes that are wanted or answered
+somewhere, as the evaluation of Cityscapes has it. Both are taken at the targets' resolution.
+"""
 
 from __future__ import annotations
 
 import copy
-import csv
-import io
-import json
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .errors import OptionError, ValidationError
-from .files import write_text
 from .policies.base import ExitPolicy
 from .records import StoredShards
 from .registry import policies
+from .results import ExitResult as ExitResult
+from .results import Result as Result
+from .results import area_under_curve as area_under_curve
+from .results import save_csv as save_csv
+from .results import save_json as save_json
 from .types import Budget, Costs, Records
 
-
-@dataclass(frozen=True)
-class ExitResult:
-    """One exit by itself: every input answered there."""
-
-    exit: int
-    top1: float
-    top5: float  # the right class is among the min(5, C) top ones
-    nll: float  # nats
-    ece: float  # 15 bins
-    cost: float  # relative to the original network
-    rate: float | None = None  # share of inputs that a policy lets leave here; None without one
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain numbers, fit for JSON; a figure that is not finite is None."""
-        return _plain(asdict(self))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a policy makes of records.
-
-    Shares are of units: inputs for labels, positions for maps; exit rates and costs are of inputs.
-    """
-
-    policy: str
-    unit: str  # of the costs
-    num: int  # inputs
-    accuracy: float
-    stderr: float  # of the accuracy, with inputs as independent draws
-    cost: float  # realised mean cost, relative to the original network
-    full_accuracy: float  # the last exit's
-    nll: float  # nats, of the answers
-    ece: float  # of the answers
-    overthinking: float  # share right at some earlier exit and wrong at the last one
-    exit_counts: list[int]  # [K], inputs
-    exits: list[ExitResult]  # [K]
-    budget: float | None = None  # asked for, on the scale of `cost`; None where it is not known
-
-    @property
-    def exit_rates(self) -> list[float]:
-        """Share of inputs that leave by each exit, [K]; sums to 1."""
-        return [count / self.num for count in self.exit_counts]
-
-    @property
-    def drop(self) -> float:
-        """Accuracy lost against the last exit."""
-        return self.full_accuracy - self.accuracy
-
-    def to_dict(self) -> dict[str, Any]:
-        """Give plain numbers and lists, fit for JSON; a figure that is not finite is None."""
-        return _plain({**asdict(self), "exit_rates": self.exit_rates, "drop": self.drop})
-
-    def save_json(self, path: str | Path) -> None:
-        """Write the result to a file, whole or not at all."""
-        write_text(path, json.dumps(self.to_dict(), indent=1) + "\n")
+if TYPE_CHECKING:
+    from .metrics import Measured, Sums
 
 
 def evaluate(
@@ -106,7 +57,7 @@ def evaluate(
         >>> evaluate(policy, test, costs).accuracy
         0.92
     """
-    return _evaluate(policy, records, costs, _table(records, costs, unit, ignore_index))
+    return Evaluator(records, costs, unit=unit, ignore_index=ignore_index).result(policy)
 
 
 def evaluate_points(
@@ -129,8 +80,7 @@ def evaluate_points(
     Raises:
         ValidationError: as `evaluate` does.
     """
-    table, policy = _table(records, costs, unit, ignore_index), copy.deepcopy(policy)
-    return {name: _evaluate(policy.use(name), records, costs, table) for name in policy.points}
+    return Evaluator(records, costs, unit=unit, ignore_index=ignore_index).points(policy)
 
 
 def evaluate_exits(
@@ -148,7 +98,7 @@ def evaluate_exits(
         ValidationError: if records and costs differ in their number of exits, the unit is not
             known, or no target counts.
     """
-    return _table(records, costs, unit, ignore_index).exits
+    return Evaluator(records, costs, unit=unit, ignore_index=ignore_index).exits
 
 
 def curve(
@@ -185,122 +135,151 @@ def curve(
         >>> [point.budget for point in points]
         [0.5, 0.7, 0.9]
     """
-    if _same(calibration, test):
-        raise ValidationError(
-            "wanted calibration and test to be disjoint, got the same records for both: "
-            "thresholds fitted on the test part make its figures worthless"
-        )
-    asked = [_budget(budget, unit) for budget in budgets]
-    if not asked:
-        raise ValidationError("wanted at least one budget, got none")
-    table = _table(test, costs, unit, ignore_index)
-    start = _create(policy, test.num_exits, options)
-    results = []
-    for budget in asked:
-        fitted = copy.deepcopy(start).fit(calibration, costs, budget)
-        result = _evaluate(fitted, test, costs, table)
-        results.append(replace(result, budget=budget.resolve(costs)[1]))
-    return results
+    made = Evaluator(test, costs, unit=unit, ignore_index=ignore_index)
+    return made.curve(policy, calibration, budgets, **options)
 
 
-def area_under_curve(results: Sequence[Result]) -> float:
-    """Area under accuracy over realised cost, divided by the range of costs: a mean accuracy.
+class Evaluator:
+    """Results on records that are measured once, however many policies and points there are.
 
-    Points are joined by straight lines in the order of their costs; dominated ones stay.
+    Of maps, what each input adds to the figures of each exit is kept: a point of a policy that
+    answers with the exits' own logits is then a sum. Points with answers of their own, such as
+    tempered ones, read the records once each, or once for all where that is less.
+
+    Args:
+        records: the test part.
+        costs: cost of each exit.
+        unit: unit of the costs, which are relative to the original network.
+        ignore_index: a target that does not count, beside the negative ones.
 
     Raises:
-        ValidationError: if there are fewer than two distinct costs, or more than one unit.
+        ValidationError: if records and costs differ in their number of exits or the unit is not
+            known; on reading, if no target counts.
     """
-    units = {result.unit for result in results}
-    if len(units) > 1:
-        raise ValidationError(f"wanted results in one unit, got {', '.join(sorted(units))}")
-    points = sorted((result.cost, result.accuracy) for result in results)
-    if not points or points[0][0] == points[-1][0]:
-        raise ValidationError(
-            f"wanted results of at least two distinct costs, got {[cost for cost, _ in points]}"
+
+    def __init__(
+        self, records: Records, costs: Costs, *, unit: str = "macs", ignore_index: int = -100
+    ) -> None:
+        if costs.num_exits != records.num_exits:
+            raise ValidationError(
+                f"wanted costs of {records.num_exits} exits, as the records; got {costs.num_exits}"
+            )
+        self.records, self.costs, self.unit = records, costs, unit
+        self.ignore_index = ignore_index
+        self.relative = costs.relative(unit)  # [K]
+
+    @cached_property
+    def measured(self) -> Measured:
+        """Figures of every exit; the records are read when it is first asked for."""
+        from .metrics import measure_exits  # torchmetrics is slow to import
+
+        return measure_exits(self.records, self.ignore_index)
+
+    @property
+    def exits(self) -> list[ExitResult]:
+        """Every exit by itself."""
+        known = enumerate(zip(self.measured.figures, self.relative.tolist(), strict=True))
+        return [
+            ExitResult(k, f.top1, f.top5, f.nll, f.ece, cost, miou=f.miou, iou=f.iou)
+            for k, (f, cost) in known
+        ]
+
+    def result(self, policy: ExitPolicy) -> Result:
+        """What a policy makes of the records, as `evaluate` gives it."""
+        policy = self._checked(policy)
+        return self._result(policy, policy.exits(self.records))
+
+    def points(self, policy: ExitPolicy) -> dict[str, Result]:
+        """What a policy makes of them at each operating point, as `evaluate_points` gives it."""
+        policy = copy.deepcopy(self._checked(policy))
+        left, found = policy.exits_by_point(self.records), {}
+        inputs, known = None, {}
+        for point, exits in left.items():
+            # with many points, what differs in thresholds alone is measured at every exit, once
+            if self.measured.inputs is not None and len(left) > self.records.num_exits:
+                state = policy.use(point).learned()
+                if not known or any(not torch.equal(known[key], state[key]) for key in state):
+                    inputs, known = self._inputs(policy), state
+            found[point] = self._result(policy.use(point), exits, inputs)
+        return found
+
+    def curve(
+        self,
+        policy: str | ExitPolicy,
+        calibration: Records,
+        budgets: Sequence[float | Budget],
+        **options: Any,
+    ) -> list[Result]:
+        """One result per budget, as `offramp.curve` gives them."""
+        if _same(calibration, self.records):
+            raise ValidationError(
+                "wanted calibration and test to be disjoint, got the same records for both: "
+                "thresholds fitted on the test part make its figures worthless"
+            )
+        asked = {str(at): _budget(budget, self.unit) for at, budget in enumerate(budgets)}
+        if not asked:
+            raise ValidationError("wanted at least one budget, got none")
+        made = copy.deepcopy(_create(policy, self.records.num_exits, options))
+        found = self.points(made.fit_points(calibration, self.costs, asked))
+        return [
+            replace(found[point], budget=budget.resolve(self.costs)[1])
+            for point, budget in asked.items()
+        ]
+
+    # ------------------------------------------------------------------- helpers
+    def _checked(self, policy: ExitPolicy) -> ExitPolicy:
+        """The policy on the CPU, where records are."""
+        if policy.num_exits != self.records.num_exits:
+            raise ValidationError(
+                f"wanted a policy of {self.records.num_exits} exits, as the records; got "
+                f"{policy.num_exits}"
+            )
+        if policy.thresholds.device.type == "cpu":
+            return policy
+        return copy.deepcopy(policy).cpu()
+
+    @torch.no_grad()
+    def _inputs(self, policy: ExitPolicy) -> list[Sums] | None:
+        """What each input adds to the figures at each exit, as the policy answers there."""
+        from .metrics import measure_inputs
+
+        if policy.answers_as_exits:
+            return self.measured.inputs
+        answers = ((policy.answers(shard), shard.targets) for shard in self.records)
+        return measure_inputs(answers, self.ignore_index)
+
+    @torch.no_grad()
+    def _result(self, policy: ExitPolicy, left: Tensor, inputs: list[Sums] | None = None) -> Result:
+        """The result of a policy whose inputs leave by these exits, [N]."""
+        from .metrics import measure_answers, measure_chosen
+
+        num = len(self.records)
+        inputs = self.measured.inputs if policy.answers_as_exits else inputs
+        if inputs is not None:
+            figures = measure_chosen(inputs, left)
+        else:
+            figures = measure_answers(_answered(policy, self.records, left), self.ignore_index)
+        counts = left.bincount(minlength=self.records.num_exits).tolist()
+        exits = self.exits
+        rated = zip(exits, counts, strict=True)
+        return Result(
+            policy=_name(policy),
+            unit=self.unit,
+            num=num,
+            accuracy=figures.top1,
+            stderr=figures.stderr,
+            cost=float(self.relative[left].mean()),
+            full_accuracy=exits[-1].top1,
+            nll=figures.nll,
+            ece=figures.ece,
+            overthinking=self.measured.overthinking,
+            exit_counts=counts,
+            exits=[replace(alone, rate=count / num) for alone, count in rated],
+            miou=figures.miou,
         )
-    costs, accuracies = torch.tensor(points, dtype=torch.float64).T
-    return float(torch.trapezoid(accuracies, costs) / (costs[-1] - costs[0]))
-
-
-def save_json(results: Sequence[Result], path: str | Path) -> None:
-    """Write results to a JSON file, a list of objects; whole or not at all."""
-    write_text(path, json.dumps([result.to_dict() for result in results], indent=1) + "\n")
-
-
-def save_csv(results: Sequence[Result], path: str | Path) -> None:
-    """Write results to a CSV file, one row each; whole or not at all.
-
-    Figures of exit k have columns of their own: ``count_k``, ``rate_k``, ``top1_k``, ``top5_k``,
-    ``nll_k``, ``ece_k``, ``cost_k``. What is not known is empty.
-    """
-    rows = [_flat(result) for result in results]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 # ------------------------------------------------------------------------ helpers
-@dataclass(frozen=True)
-class _Table:
-    """What does not depend on the policy."""
-
-    exits: list[ExitResult]
-    overthinking: float
-    costs: Tensor  # [K], relative
-    unit: str
-    ignore_index: int
-
-
-def _table(records: Records, costs: Costs, unit: str, ignore_index: int) -> _Table:
-    from .metrics import measure_exits  # torchmetrics is slow to import
-
-    if costs.num_exits != records.num_exits:
-        raise ValidationError(
-            f"wanted costs of {records.num_exits} exits, as the records; got {costs.num_exits}"
-        )
-    relative = costs.relative(unit)
-    figures, overthinking = measure_exits(records, ignore_index)
-    exits = [
-        ExitResult(k, f.top1, f.top5, f.nll, f.ece, cost)
-        for k, (f, cost) in enumerate(zip(figures, relative.tolist(), strict=True))
-    ]
-    return _Table(exits, overthinking, relative, unit, ignore_index)
-
-
-@torch.no_grad()
-def _evaluate(policy: ExitPolicy, records: Records, costs: Costs, table: _Table) -> Result:
-    from .metrics import measure_answers
-
-    if policy.num_exits != records.num_exits:
-        raise ValidationError(
-            f"wanted a policy of {records.num_exits} exits, as the records; got {policy.num_exits}"
-        )
-    if policy.thresholds.device.type != "cpu":  # records are on the CPU
-        policy = copy.deepcopy(policy).cpu()
-    left = policy.exits(records)
-    figures = measure_answers(_answered(policy, records, left), table.ignore_index)
-    counts = left.bincount(minlength=records.num_exits).tolist()
-    rated = zip(table.exits, counts, strict=True)
-    return Result(
-        policy=_name(policy),
-        unit=table.unit,
-        num=len(records),
-        accuracy=figures.top1,
-        stderr=figures.stderr,
-        cost=float(table.costs[left].mean()),
-        full_accuracy=table.exits[-1].top1,
-        nll=figures.nll,
-        ece=figures.ece,
-        overthinking=table.overthinking,
-        exit_counts=counts,
-        exits=[replace(alone, rate=count / len(records)) for alone, count in rated],
-    )
-
-
 def _answered(
     policy: ExitPolicy, records: Records, left: Tensor
 ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -339,22 +318,3 @@ def _name(policy: ExitPolicy) -> str:
     """Give the name a policy is registered under, or that of its class."""
     kind = type(policy)
     return next((n for n in policies.names() if policies.get(n) is kind), kind.__name__)
-
-
-def _flat(result: Result) -> dict[str, Any]:
-    plain = result.to_dict()
-    exits, counts = plain.pop("exits"), plain.pop("exit_counts")
-    del plain["exit_rates"]
-    for alone, count in zip(exits, counts, strict=True):
-        k = alone.pop("exit")
-        plain[f"count_{k}"] = count
-        plain |= {f"{name}_{k}": value for name, value in alone.items()}
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

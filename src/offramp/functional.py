@@ -1,4 +1,4 @@
-"""The tensor mathematics that policies share: certainty, hits, rates for a budget, thresholds."""
+"""The tensor mathematics that policies share: certainty, maps, hits, rates, thresholds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import BudgetError, ValidationError
+from .types import Records
 
 Reduce = Literal["mean", "quantile", "worst_patch"]
 
@@ -94,6 +95,60 @@ def _split(logits: Tensor) -> tuple[Tensor, Tensor]:
     return top.squeeze(1), logits.scatter(1, index, float("-inf"))
 
 
+# ----------------------------------------------------------------------- maps
+def nearest(values: Tensor, size: Sequence[int]) -> Tensor:
+    """Values at another resolution by nearest neighbour, [N, *S] -> [N, *size].
+
+    Position i of a side takes position i * S // size. `torch.nn.functional.interpolate` means the
+    same, takes real numbers only and, as it rounds in float32, misses by one for some sizes.
+    """
+    for axis, (before, after) in enumerate(zip(values.shape[1:], size, strict=True), 1):
+        if before != after:
+            taken = torch.arange(after, device=values.device) * before // after
+            values = values.index_select(axis, taken)
+    return values
+
+
+def upsample(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps of logits at another resolution, as losses and figures compare them with targets.
+
+    Bilinear, with corners not aligned, [N, C, *S] -> [N, C, *size]; a label stays as it is.
+    """
+    if tuple(logits.shape[2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits.float(), list(size), mode="bilinear", align_corners=False)
+
+
+def class_counts(answers: Tensor, targets: Tensor, num_classes: int) -> Tensor:
+    """How often each class is right, is answered and is wanted, [n, P], [n, P] -> [n, 3, C] int64.
+
+    Positions whose target is negative do not count; a negative answer is of no class. The counts
+    of several parts add up, and `class_iou` takes any such sum.
+    """
+    # what counts for no class has a place of its own, so that the device need not be waited for
+    rows = torch.arange(len(targets), device=targets.device).unsqueeze(1) * (num_classes + 1)
+    zeros = targets.new_zeros(len(targets) * (num_classes + 1), dtype=torch.long)
+    wanted = targets.long().where(targets >= 0, num_classes).clamp_max(num_classes)
+    answered = answers.long().where((answers >= 0) & (targets >= 0), num_classes)
+    right = wanted.where(wanted == answered, num_classes)
+    ones = torch.ones_like(wanted).flatten()
+    found = [
+        zeros.scatter_add(0, (rows + place).flatten(), ones).view(-1, num_classes + 1)
+        for place in (right, answered, wanted)
+    ]
+    return torch.stack(found, 1)[..., :num_classes]
+
+
+def class_iou(counts: Tensor) -> Tensor:
+    """Intersection over union of each class, [*, 3, C] -> [*, C] float64.
+
+    It is NaN for a class that is neither wanted nor answered anywhere: ``nanmean`` leaves it out, as
+    the evaluation of Cityscapes does.
+    """
+    right, answered, wanted = counts.double().unbind(-2)
+    return right / (answered + wanted - right)
+
+
 # ----------------------------------------------------------------------- hits
 def correctness(answers: Sequence[Tensor], targets: Tensor) -> Tensor:
     """Share of an input's positions that each exit gets right, [n, K]; targets < 0 do not count."""
@@ -120,12 +175,39 @@ def _right(logits: Tensor, targets: Tensor) -> Tensor:
     if logits.shape[2:] == targets.shape[1:]:
         top, label = logits.max(1)  # NaN counts as the largest
         return (label == targets) & ~top.isnan()
-    size, parts = list(targets.shape[1:]), []
-    for row, wanted in zip(logits.split(1), targets.split(1), strict=True):
-        # one row at a time: at the targets' resolution logits may be large
-        grown = F.interpolate(row.float(), size, mode="bilinear", align_corners=False)
-        parts.append(_right(grown, wanted))
-    return torch.cat(parts)
+    # one row at a time: at the targets' resolution logits may be large
+    rows = zip(logits.split(1), targets.split(1), strict=True)
+    return torch.cat([_right(upsample(row, wanted.shape[1:]), wanted) for row, wanted in rows])
+
+
+# ----------------------------------------------------------------------- temperature
+def temperatures(records: Records, steps: int = 24) -> Tensor:
+    """The temperature of each exit that minimises its negative log-likelihood, [K] float32.
+
+    The likelihood is convex in the inverse temperature, so its slope is bisected; 24 steps leave
+    an error of a millionth. Rows whose logits are NaN do not count; where none does, it is 1.
+    """
+    exits = records.num_exits
+    low, high = torch.full((exits,), -6.0).double(), torch.full((exits,), 6.0).double()
+    for _ in range(steps):
+        middle = (low + high) / 2
+        slope = torch.zeros(exits, dtype=torch.float64)
+        for shard in records:
+            for k, out in enumerate(shard.outputs):
+                slope[k] += _slope(out.logits, shard.targets, float(middle[k].exp()))
+        # a slope of exactly 0, such as that of no rows at all, ends the search where it is
+        low, high = torch.where(slope <= 0, middle, low), torch.where(slope >= 0, middle, high)
+    return (-(low + high) / 2).exp().float()
+
+
+def _slope(logits: Tensor, targets: Tensor, inverse: float) -> Tensor:
+    """Derivative of the summed negative log-likelihood by the inverse temperature, []."""
+    logits = logits.double().clamp(-1e30, 1e30)  # 0 * -inf is not 0, and -inf rules out a class
+    targets = nearest(targets, logits.shape[2:])
+    valid = targets >= 0
+    mean = ((inverse * logits).softmax(1) * logits).sum(1)
+    own = logits.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)
+    return ((mean - own) * valid).nansum()
 
 
 # ----------------------------------------------------------------------- budgets

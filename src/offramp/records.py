@@ -2,6 +2,7 @@
 
 A folder of records holds ``shard-00000.safetensors``, ... and ``index.json``, which names the
 shards and is written last: without it, or with a shard that is not as it says, nothing is read.
+Maps of logits have the head's own resolution, maps of targets that of the data and 16 bits.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ class StoredShards(Sequence[Shard]):
                     )
                     for k, (_, gated) in enumerate(self._exits)
                 ]
-                shard = Shard(outputs, stored.get_tensor("targets"))
+                shard = Shard(outputs, stored.get_tensor("targets").long())
         except (SafetensorError, OSError) as error:
             raise RecordsError(f"{file} cannot be read: {error}") from error
         shapes = [out.logits.shape for out in outputs], shard.targets.shape
@@ -325,8 +326,16 @@ def _save(shard: Shard, file: Path) -> None:
     from safetensors.torch import save
 
     with replacing(file) as partial:
-        named = {name: tensor.contiguous() for name, tensor in _named(shard).items()}
+        narrow = shard._replace(targets=_narrow(shard.targets))
+        named = {name: tensor.contiguous() for name, tensor in _named(narrow).items()}
         partial.write_bytes(save(named, _MARK))  # save_file lets nobody else read what it writes
+
+
+def _narrow(targets: Tensor) -> Tensor:
+    """Maps of class numbers in 16 bits where they fit: they are the larger part of the file."""
+    short = torch.iinfo(torch.int16)
+    fits = targets.dim() > 1 and short.min <= int(targets.min()) and int(targets.max()) <= short.max
+    return targets.short() if fits else targets
 
 
 def _says(file: Path, text: str | None) -> bool:

@@ -279,6 +279,57 @@ def test_points_decide_as_separate_fits_would(records: Records, costs: Costs) ->
         assert torch.equal(policy.use(name).exits(records), alone.exits(records))
 
 
+@pytest.mark.parametrize("name", ["max_prob", "patience", "oracle", "fixed"])
+@pytest.mark.parametrize("temperature", [False, True])
+def test_exits_by_point_are_those_of_each_point(
+    maps: Records, costs: Costs, name: str, temperature: bool
+) -> None:
+    policy = policies.create(name, num_exits=4, temperature=temperature)
+    policy.fit_points(maps, costs, {"low": 0.3, "high": 0.9, "middle": 0.6})
+    before = policy.thresholds.clone()
+    found = policy.exits_by_point(maps)
+    assert torch.equal(policy.thresholds, before)
+    assert list(found) == ["low", "high", "middle"]
+    for point, exits in found.items():
+        assert torch.equal(exits, policy.use(point).exits(maps))
+
+
+def test_points_of_what_learns_nothing_are_scored_once(
+    records: Records, costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+    whole = MaxProb.scores
+    monkeypatch.setattr(MaxProb, "scores", lambda self, r: scored.append(1) or whole(self, r))
+    policy = MaxProb(4).fit_points(records, costs, [0.3, 0.6, 0.9])
+    assert len(scored) == 1
+    policy.exits_by_point(records)
+    assert len(scored) == 2
+
+
+def test_points_of_what_learns_are_scored_each(records: Records, costs: Costs) -> None:
+    class Learner(MaxProb):
+        """Scores depend on the budget that it learned for."""
+
+        sign: Tensor
+
+        def __init__(self) -> None:
+            super().__init__(4)
+            self.register_buffer("sign", torch.ones(()))
+
+        def learn(self, records: Records, costs: Tensor, budget: float) -> None:
+            self.sign.fill_(1.0 if budget > 0.5 else -1.0)
+
+        def score(self, k: int, out: ExitOutput, carry: Carry) -> tuple[Tensor, Carry]:
+            score, carry = super().score(k, out, carry)
+            return score * self.sign, carry
+
+    policy = Learner().fit_points(records, costs, {"low": 0.4, "high": 0.8})
+    found = policy.exits_by_point(records)
+    for point, budget in (("low", 0.4), ("high", 0.8)):
+        assert torch.equal(found[point], Learner().fit(records, costs, budget).exits(records))
+    assert not torch.equal(found["low"], MaxProb(4).fit(records, costs, 0.4).exits(records))
+
+
 def test_points_of_a_sequence_are_numbered_and_the_first_is_set(
     records: Records, costs: Costs
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from itertools import product
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import offramp.policies.oracle as oracle_module
 from offramp.functional import correctness
 from offramp.policies.oracle import Oracle
 from offramp.registry import policies
@@ -110,3 +112,20 @@ def test_thresholds_carry_over_to_other_records(records: Records, costs: Costs) 
     policy = Oracle(4).fit(fitted, costs, 0.5)
     spent = [float(costs.relative()[policy.exits(part)].mean()) for part in (fitted, scored)]
     assert spent[1] == pytest.approx(spent[0], abs=0.06)
+
+
+def test_oracle_compares_records_with_their_targets_once(
+    maps: Records, costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = []
+    whole = oracle_module.correctness
+    monkeypatch.setattr(oracle_module, "correctness", lambda *a: compared.append(1) or whole(*a))
+    policy = Oracle(4).fit_points(maps, costs, [0.3, 0.6, 0.9])
+    policy.exits_by_point(maps)
+    assert len(compared) == 1
+    other = maps.take(range(30))
+    assert torch.equal(policy.scores(other), Oracle(4).fit(maps, costs, 0.3).scores(other))
+    assert len(compared) == 4  # other records, twice, and these by a policy that is no copy
+    del other
+    gc.collect()
+    assert len(policy.seen.found) == 1  # nothing is kept of records that are gone

@@ -17,7 +17,16 @@ from offramp.data import Splits
 from offramp.errors import BudgetError, BundleError, DataError, RunError, ValidationError
 from offramp.heads import LinearHead
 from offramp.policies import create_policy
-from offramp.runs import Run, fit_policies, make_data, make_model, open_runs, score, train
+from offramp.runs import (
+    Run,
+    fit_policies,
+    make_data,
+    make_model,
+    make_objective,
+    open_runs,
+    score,
+    train,
+)
 from offramp.runs.fitting import load_policies
 
 from .conftest import SMALL
@@ -377,3 +386,10 @@ def test_results_in_parameters_hold_no_cost_in_multiply_accumulates(trained: Run
     assert results["static"] == []
     wanted = trained.bundle().costs.relative("params").tolist()
     assert [each["cost"] for each in results["exits"]] == wanted
+
+
+def test_teacher_inside_a_wrapped_objective_is_the_model_of_its_bundle(trained: Run) -> None:
+    inner = {"name": "distill", "teacher": str(trained.bundle_path)}
+    objective = make_objective({"name": "gradient_equilibrium", "objective": inner})
+    teacher = objective.objective.teacher
+    assert isinstance(teacher, offramp.MultiExitModel)

@@ -11,14 +11,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from offramp.errors import UnsupportedError, ValidationError
+from offramp.evaluate import evaluate
+from offramp.functional import upsample
 from offramp.model import MultiExitModel
+from offramp.policies import create_policy
 from offramp.policies.base import ExitPolicy
 from offramp.policies.fixed import Fixed
 from offramp.policies.max_prob import MaxProb
 from offramp.policies.oracle import Oracle
+from offramp.records import record
 from offramp.runtime import anytime, run
 from offramp.trees import State, take
-from offramp.types import Carry, ExitOutput
+from offramp.types import Carry, Costs, ExitOutput
 
 aten = torch.ops.aten
 
@@ -185,6 +189,42 @@ def test_maps_of_different_size_come_at_the_size_asked_for() -> None:
         small = F.avg_pool2d(images[row : row + 1], 2 ** (k + 1))
         wanted = F.interpolate(small, (10, 9), mode="bilinear", align_corners=False)
         torch.testing.assert_close(got.logits[row : row + 1], wanted)
+
+
+@pytest.mark.parametrize("name", ["max_prob", "margin", "entropy", "patience", "shared"])
+@pytest.mark.parametrize("reduce", ["mean", "quantile", "worst_patch"])
+@pytest.mark.parametrize("way", ["falling", "rising"])
+def test_run_on_maps_equals_replay_of_records(name: str, reduce: str, way: str) -> None:
+    """Resolution falls or rises from exit to exit, by factors that are not whole, too."""
+    sizes = {"falling": ((16, 20), (7, 9), (3, 4)), "rising": ((3, 4), (7, 9), (16, 20))}[way]
+    segments = [Resize(nn.Conv2d(3, 3, 3, padding=1), size) for size in sizes]
+    model = MultiExitModel(segments, [Scores() for _ in sizes]).eval()
+    images, targets = 3 * torch.randn(60, 3, 16, 20), torch.randint(-1, 3, (60, 16, 20))
+    records = record(model, (images, targets), batch_size=13, progress=False)
+    costs = Costs.from_relative([0.3, 0.6, 1.0])
+    policy = create_policy(name, num_exits=3, reduce=reduce).fit(records, costs, 0.6)
+    got = run(model, policy, images, size=(16, 20))
+    exits = policy.exits(records)
+    assert len(exits.unique()) > 1
+    assert torch.equal(got.exits, exits)
+    answers = [upsample(answer, (16, 20)) for answer in policy.answers(records.shards[0])]
+    for row, k in enumerate(exits.tolist()):
+        torch.testing.assert_close(got.logits[row], answers[k][row], rtol=1e-4, atol=1e-5)
+    # what a run answers is what an evaluation of the records says it answers
+    right = (got.logits.argmax(1) == targets) & (targets >= 0)
+    wanted = float(right.sum()) / float((targets >= 0).sum())
+    assert evaluate(policy, records, costs).accuracy == pytest.approx(wanted, abs=1e-3)
+
+
+class Resize(nn.Module):
+    """A convolution, then another resolution."""
+
+    def __init__(self, conv: nn.Module, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv, self.size = conv, size
+
+    def forward(self, state: Tensor) -> Tensor:
+        return F.interpolate(2 * self.conv(state), self.size, mode="bilinear")
 
 
 def test_maps_of_different_size_without_a_size_are_an_error() -> None:

@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 import offramp
-from offramp.runtime.clock import Clock, full_network, ideal_speed_up, interleaved, time_policies
-from offramp.types import Costs, Records
+from offramp.runtime.clock import (
+    Clock,
+    answer_size,
+    full_network,
+    ideal_speed_up,
+    interleaved,
+    time_policies,
+)
+from offramp.types import Costs, ExitOutput, Records
 
 
 def _model() -> offramp.MultiExitModel:
@@ -65,6 +72,35 @@ def test_time_policies_reports_per_input_and_beside_the_full_network() -> None:
     assert clock.batch_size == 4
     assert clock.speed_up == pytest.approx(clock.full_ms / clock.ms)
     assert clock.efficiency == pytest.approx(clock.speed_up / clock.ideal)
+
+
+class _Map(nn.Module):
+    """A head that answers with a map."""
+
+    def forward(self, state: torch.Tensor) -> ExitOutput:
+        return ExitOutput(state)
+
+
+@pytest.mark.parametrize(("factor", "wanted"), [(2, (2, 3)), (1, None)])
+def test_maps_of_different_size_are_timed_at_that_of_the_full_network(
+    factor: int, wanted: tuple[int, int] | None
+) -> None:
+    segments = [nn.Identity(), nn.AvgPool2d(factor)]
+    model = offramp.MultiExitModel(segments, [_Map(), _Map()]).eval()
+    x = torch.randn(6, 3, 4, 6)
+    assert answer_size(model, x) == wanted
+    policy = offramp.create_policy("max_prob", num_exits=2)
+    policy.thresholds[0] = policy.scores(
+        Records.from_arrays(
+            [out.logits for out in model(x)], torch.zeros(6, 4, 6, dtype=torch.long)
+        )
+    )[:, 0].median()
+    clock = time_policies(model, {"half": policy}, [x], repeats=1)["half"]
+    assert clock.ms > 0 and clock.ideal > 0
+
+
+def test_labels_have_no_size() -> None:
+    assert answer_size(_model(), torch.randn(5, 4)) is None
 
 
 def test_efficiency_is_measured_over_ideal() -> None:

@@ -6,16 +6,20 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as functional
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from offramp.data.batches import open_data
 from offramp.errors import ValidationError
+from offramp.model import MultiExitModel
 from offramp.train import fit
 from offramp.train.checkpoint import load_tensors
 from offramp.train.place import Place
 from offramp.train.resume import Best, Keeper
 from offramp.train.validate import Monitor, validate
 from offramp.train.world import World
-from offramp.types import Costs
+from offramp.types import Costs, ExitOutput
 
 COSTS = Costs.from_relative([0.3, 0.6, 1.0])
 CPU = Place(torch.device("cpu"))
@@ -39,6 +43,46 @@ def test_validate_equals_a_loop_over_rows(tiny, data, ignored):
         assert found["validation_accuracy"][k] == pytest.approx(right / len(rows))
 
 
+class Dense(nn.Module):
+    """A head that answers with a map of half the resolution of its input."""
+
+    def forward(self, state):
+        return ExitOutput(functional.avg_pool2d(state, 2))
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_validate_of_maps_has_the_mean_iou_at_the_resolution_of_the_targets(batch):
+    inputs, target = torch.randn(5, 3, 8, 6), torch.randint(-1, 3, (5, 8, 6))
+    model = MultiExitModel([nn.Identity(), nn.Tanh()], [Dense(), Dense()])
+    found = validate(model, open_data((inputs, target), batch), CPU, ignored=1)
+    valid = (target >= 0) & (target != 1)
+    for k, out in enumerate(model(inputs)):
+        size = [8, 6]
+        answer = functional.interpolate(out.logits, size, mode="bilinear").argmax(1)
+        shares = []
+        for c in range(3):
+            one, two = (answer == c) & valid, (target == c) & valid
+            if (one | two).any():
+                shares.append(int((one & two).sum()) / int((one | two).sum()))
+        assert found["validation_miou"][k] == pytest.approx(sum(shares) / len(shares))
+        right = int(((answer == target) & valid).sum()) / int(valid.sum())
+        assert found["validation_accuracy"][k] == pytest.approx(right)
+
+
+def test_validate_of_labels_has_no_iou(tiny, data):
+    found = validate(tiny(), open_data(data, 16), CPU)
+    assert sorted(found) == ["validation_accuracy", "validation_nll"]
+
+
+def test_validate_says_that_there_is_no_batch(tiny):
+    class Nothing(IterableDataset):
+        def __iter__(self):
+            return iter(())
+
+    with pytest.raises(ValidationError, match="one batch of validation data, got none"):
+        validate(tiny(), open_data(DataLoader(Nothing()), 1), CPU)
+
+
 def test_validate_says_that_a_target_is_no_class(tiny, data):
     with pytest.raises(ValidationError, match="targets below C=3, got 7"):
         validate(tiny(), open_data((data[0], data[1] + 5), 16), CPU)
@@ -53,7 +97,11 @@ def test_validate_leaves_modes_and_random_states_alone(tiny, data):
     assert torch.equal(before, torch.get_rng_state())
 
 
-ENTRY = {"validation_accuracy": [0.5, 0.75, 0.7], "validation_nll": [0.9, 0.3, 0.6]}
+ENTRY = {
+    "validation_accuracy": [0.5, 0.75, 0.7],
+    "validation_nll": [0.9, 0.3, 0.6],
+    "validation_miou": [0.2, 0.4, 0.3],
+}
 
 
 @pytest.mark.parametrize(
@@ -65,10 +113,19 @@ ENTRY = {"validation_accuracy": [0.5, 0.75, 0.7], "validation_nll": [0.9, 0.3, 0
         ("nll/last", -0.6),
         ("nll/mean", -0.6),
         ("nll/0", -0.9),
+        ("miou/last", 0.3),
+        ("miou/mean", 0.3),
+        ("miou/1", 0.4),
     ],
 )
 def test_monitor_reads_the_figure_that_it_names(name, value):
     assert Monitor.named(name, 3).value(ENTRY) == pytest.approx(value)
+
+
+def test_monitor_of_maps_says_that_targets_are_labels():
+    entry = {"validation_accuracy": [0.5], "validation_nll": [0.9]}
+    with pytest.raises(ValidationError, match="targets that are maps for monitor='miou/last'"):
+        Monitor.named("miou/last", 1).value(entry)
 
 
 def test_monitor_takes_nan_for_the_worst():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,9 @@ def evaluate(
 ) -> None:
     """Score the fitted policies on the test part: accuracy, cost and exit rates at every budget.
 
+    Of maps the mean intersection over union is shown beside the share of pixels that are right,
+    both at the resolution of the targets.
+
     The model runs over the test part once and its records are kept; scoring again replays them.
 
     \b
@@ -59,15 +63,17 @@ def evaluate(
 
 def table(results: list[dict[str, Any]]) -> Table:
     """Mean and spread over seeds of every exit, policy and control at every budget."""
-    made = _empty("", "budget", "right, %", "cost", "leave at each exit, %")
+    maps = _has_maps(results)
+    right = ("mIoU, %", "pixels, %") if maps else ("right, %",)
+    made = _empty("", "budget", *right, "cost", "leave at each exit, %")
     seeds = f", {len(results)} seeds: mean ± standard deviation" if len(results) > 1 else ""
     made.title = f"{results[0]['name']}: {results[0]['num_test']} test inputs{seeds}"
     unit = _UNITS.get(results[0]["unit"], results[0]["unit"])
     made.caption = f"cost in {unit}, the full network's = 1; controls cannot run"
     for k in range(results[0]["num_exits"]):
         exits = [each["exits"][k] for each in results]
-        right = spread([100 * one["top1"] for one in exits], 2)
-        made.add_row(f"all at exit {k}", "", right, spread([one["cost"] for one in exits], 3), "")
+        cells = _right(exits, ("miou", "top1") if maps else ("top1",))
+        made.add_row(f"all at exit {k}", "", *cells, spread([one["cost"] for one in exits], 3), "")
     for name in results[0]["curves"]:
         made.add_section()
         control = " (control)" if name in results[0]["controls"] else ""
@@ -103,7 +109,15 @@ def _row(results: list[dict[str, Any]], name: str, at: int) -> list[str]:
     points = [each["curves"][name][at] for each in results]
     rates = zip(*[point["exit_rates"] for point in points], strict=True)
     return [
-        spread([100 * point["accuracy"] for point in points], 2),
+        *_right(points, ("miou", "accuracy") if _has_maps(results) else ("accuracy",)),
         spread([point["cost"] for point in points], 3),
         " ".join(f"{100 * sum(each) / len(each):.0f}" for each in rates),
     ]
+
+
+def _right(entries: list[dict[str, Any]], figures: Sequence[str]) -> list[str]:
+    return [spread([100 * entry[figure] for entry in entries], 2) for figure in figures]
+
+
+def _has_maps(results: list[dict[str, Any]]) -> bool:
+    return results[0].get("task") == "map"

@@ -22,6 +22,8 @@ Device = Annotated[str | None, typer.Option(help="Such as cpu or cuda:0.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the runs' folders and figures as JSON.")]
 
+_PARTS = ("", "validation_")  # how figures of an epoch begin
+
 
 def train(
     source: Source,
@@ -68,15 +70,17 @@ def train(
 
 
 def _shares(told: list[dict[str, Any]]) -> str:
-    """Validation accuracy of each exit, over the runs."""
-    exits = zip(*[each["validation_accuracy"] for each in told], strict=True)
+    """Validation accuracy of each exit, of maps the mean IoU, over the runs."""
+    figure, title = ("miou", "mean IoU") if "miou" in told[0] else ("accuracy", "accuracy")
+    exits = zip(*[each[f"validation_{figure}"] for each in told], strict=True)
     shares = [spread([100 * share for share in each], 2) for each in exits]
-    return f"validation accuracy per exit {', '.join(shares)} %"
+    return f"validation {title} per exit {', '.join(shares)} %"
 
 
 def _told(path: Path) -> dict[str, Any]:
     """Where a run is, and the last epoch's figures."""
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     last = [line for line in map(json.loads, lines) if line["kind"] == "epoch"][-1]
-    figures = {key: last.get(key) for key in ("accuracy", "validation_accuracy")}
+    names = ["accuracy", *(["miou"] if "miou" in last else [])]
+    figures = {f"{part}{name}": last.get(f"{part}{name}") for name in names for part in _PARTS}
     return {"run": str(path), "bundle": str(path / "bundle"), **figures}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import OfframpError
 from ..train.options import Options, check_options
+from ..train.validate import FIGURES
 from .schema import ObjectiveConfig, Plain, TrainConfig
 from .values import Option, fields_of, misfit, shown, unknown
 
@@ -21,6 +22,7 @@ REST: dict[str, Option] = {
 CheckObjective = Callable[[Any, str, list[str]], ObjectiveConfig]
 
 _SMOOTHING = "label_smoothing"
+_MONITOR = rf"({'|'.join(FIGURES)})/(last|mean|\d+)"
 _EPOCHS = "wanted a whole number of at least 1"
 
 
@@ -80,10 +82,10 @@ def _check_ranges(options: Plain, phases: list[Plain], where: str, faults: list[
 
 def _check_rest(rest: Plain, where: str, faults: list[str]) -> None:
     monitor, patience = rest["monitor"], rest["patience"]
-    if monitor is not None and not re.fullmatch(r"(accuracy|nll)/(last|mean|\d+)", monitor):
+    if monitor is not None and not re.fullmatch(_MONITOR, monitor):
         faults.append(
-            f"{where}.monitor: got {shown(monitor)}, wanted accuracy/ or nll/ with last, mean or "
-            "the number of an exit, such as accuracy/last"
+            f"{where}.monitor: got {shown(monitor)}, wanted accuracy/, nll/ or, for maps, miou/ "
+            "with last, mean or the number of an exit, such as accuracy/last"
         )
     if patience is not None and patience < 1:
         faults.append(f"{where}.patience: got {patience}, wanted a whole number of at least 1")

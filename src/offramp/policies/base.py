@@ -22,6 +22,7 @@ from ..functional import (
     first_exit,
     rates_for_budget,
     reduce_positions,
+    temperatures,
 )
 from ..registry import policies
 from ..types import Budget, Carry, Costs, ExitOutput, Records, Shard
@@ -133,6 +134,27 @@ class ExitPolicy(nn.Module, ABC):
         """The exit each row leaves by, [N], as a run over the same inputs would have it."""
         return first_exit(self.scores(records), self.thresholds.cpu())
 
+    def exits_by_point(self, records: Records) -> dict[str, Tensor]:
+        """The exit each row leaves by at every operating point, [N] each, by the points' names."""
+        policy, known = copy.deepcopy(self), {}
+        scores, found = torch.empty(0), {}
+        for point in self.points:
+            state = policy.use(point).learned()
+            # points that differ in thresholds alone have the same scores
+            if not known or any(not torch.equal(known[key], state[key]) for key in state):
+                scores, known = policy.scores(records), state
+            found[point] = first_exit(scores, policy.thresholds.cpu())
+        return found
+
+    def learned(self) -> dict[str, Tensor]:
+        """What its scores and answers depend on: its state, less thresholds and points."""
+        return {key: value for key, value in self._snapshot().items() if key != "thresholds"}
+
+    @property
+    def answers_as_exits(self) -> bool:
+        """Whether its answers are the exits' own logits, whatever it has learned."""
+        return type(self).answer is ExitPolicy.answer and not self.fit_temperature
+
     # ----------------------------------------------------------------------- fit
     def fit(
         self,
@@ -168,11 +190,8 @@ class ExitPolicy(nn.Module, ABC):
             raise BudgetError(
                 f"wanted either budget or max_drop, got budget={budget!r}, max_drop={max_drop!r}"
             )
-        self._check(records)
-        if costs.num_exits != self.num_exits:
-            raise ValidationError(f"wanted costs of {self.num_exits} exits, got {costs.num_exits}")
         # all that can be wrong is found before anything is learned or changed
-        relative, bound = _resolve(budget, costs, unit)
+        relative, bound = self._asked(records, costs, budget, unit)
         if max_drop is not None:
             _check_drop(records, max_drop)
         if self.fit_temperature:
@@ -180,8 +199,7 @@ class ExitPolicy(nn.Module, ABC):
         if max_drop is not None:
             self._fit_drop(records, relative, max_drop)
         else:
-            prior = self.learn(records, relative, bound)
-            self.thresholds.copy_(self.place(self.scores(records), relative, bound, prior))
+            self._fit_budget(records, relative, bound)
         return self
 
     def learn(self, records: Records, costs: Tensor, budget: float) -> Tensor | None:
@@ -214,12 +232,16 @@ class ExitPolicy(nn.Module, ABC):
         )
         if not named:
             raise BudgetError("wanted at least one budget, got none")
-        fresh = copy.deepcopy(self)
-        self.points = {
-            name: copy.deepcopy(fresh).fit(records, costs, budget)._snapshot()
-            for name, budget in named.items()
-        }
-        return self.use(next(iter(self.points)))
+        asked = {n: self._asked(records, costs, Budget.of(b), "macs") for n, b in named.items()}
+        fresh, points, scores = copy.deepcopy(self), {}, None
+        if self.fit_temperature:
+            fresh.temperatures.copy_(temperatures(records))
+        for name, (relative, bound) in asked.items():
+            policy = copy.deepcopy(fresh)
+            scores = policy._fit_budget(records, relative, bound, scores)
+            points[name] = policy._snapshot()
+        self.points = points
+        return self.use(next(iter(points)))
 
     def use(self, point: str) -> Self:
         """Switch to an operating point that `fit_points` fitted.
@@ -251,19 +273,39 @@ class ExitPolicy(nn.Module, ABC):
         return {n: self.fit_temperature if n == "temperature" else getattr(self, n) for n in names}
 
     # ------------------------------------------------------------------- helpers
+    def _asked(
+        self, records: Records, costs: Costs, budget: float | Budget | None, unit: str
+    ) -> tuple[Tensor, float]:
+        """Relative costs [K] and a bound within reach, of what fits the policy."""
+        self._check(records)
+        if costs.num_exits != self.num_exits:
+            raise ValidationError(f"wanted costs of {self.num_exits} exits, got {costs.num_exits}")
+        return _resolve(budget, costs, unit)
+
+    def _fit_budget(
+        self, records: Records, costs: Tensor, bound: float, scores: Tensor | None = None
+    ) -> Tensor:
+        """Set the thresholds; returns the scores, which a policy that learns nothing can reuse."""
+        prior = self.learn(records, costs, bound)
+        if scores is None or self._learns:
+            scores = self.scores(records)
+        self.thresholds.copy_(self.place(scores, costs, bound, prior))
+        return scores
+
+    @property
+    def _learns(self) -> bool:
+        """Whether scores may differ from budget to budget."""
+        return type(self).learn is not ExitPolicy.learn
+
     def _fit_drop(self, records: Records, costs: Tensor, max_drop: float) -> None:
         parts = [count_hits(self.answers(shard), shard.targets) for shard in records]
         hits, counts = (torch.cat(column) for column in zip(*parts, strict=True))
         hits = hits / counts.sum()  # [N, K], so that a sum over rows is an accuracy
         wanted = float(hits[:, -1].sum()) - max_drop - 1e-9
-        # what learns nothing has the same scores at every budget
-        learns = type(self).learn is not ExitPolicy.learn
         scores, best, cheapest = self.scores(records), self._snapshot(), float("inf")
         ends = float(costs[0]), float(costs[-1])
         for budget in torch.linspace(*ends, _CANDIDATES, dtype=torch.float64).tolist():
-            prior = self.learn(records, costs, budget)
-            scores = self.scores(records) if learns else scores
-            self.thresholds.copy_(self.place(scores, costs, budget, prior))
+            scores = self._fit_budget(records, costs, budget, scores)
             exits = first_exit(scores, self.thresholds.cpu())
             accuracy, cost = hits.gather(1, exits[:, None]).sum(), float(costs[exits].mean())
             if float(accuracy) >= wanted and cost < cheapest:
@@ -349,40 +391,3 @@ def _check_drop(records: Records, max_drop: float) -> None:
         raise BudgetError(f"wanted a drop of accuracy in [0, 1], got {max_drop}")
     if not any(bool((shard.targets >= 0).any()) for shard in records):
         raise ValidationError("wanted at least one target that counts, got none")
-
-
-def temperatures(records: Records, steps: int = 24) -> Tensor:
-    """The temperature of each exit that minimises its negative log-likelihood, [K] float32.
-
-    The likelihood is convex in the inverse temperature, so its slope is bisected; 24 steps leave
-    an error of a millionth. Rows whose logits are NaN do not count; where none does, it is 1.
-    """
-    exits = records.num_exits
-    low, high = torch.full((exits,), -6.0).double(), torch.full((exits,), 6.0).double()
-    for _ in range(steps):
-        middle = (low + high) / 2
-        slope = torch.zeros(exits, dtype=torch.float64)
-        for shard in records:
-            for k, out in enumerate(shard.outputs):
-                slope[k] += _slope(out.logits, shard.targets, float(middle[k].exp()))
-        # a slope of exactly 0, such as that of no rows at all, ends the search where it is
-        low, high = torch.where(slope <= 0, middle, low), torch.where(slope >= 0, middle, high)
-    return (-(low + high) / 2).exp().float()
-
-
-def _slope(logits: Tensor, targets: Tensor, inverse: float) -> Tensor:
-    """Derivative of the summed negative log-likelihood by the inverse temperature, []."""
-    logits = logits.double().clamp(-1e30, 1e30)  # 0 * -inf is not 0, and -inf rules out a class
-    targets = _at_head(targets, logits)
-    valid = targets >= 0
-    mean = ((inverse * logits).softmax(1) * logits).sum(1)
-    own = logits.gather(1, targets.clamp_min(0).unsqueeze(1)).squeeze(1)
-    return ((mean - own) * valid).nansum()
-
-
-def _at_head(targets: Tensor, logits: Tensor) -> Tensor:
-    """Targets at the resolution of the logits, by nearest neighbour; labels stay as they are."""
-    if targets.shape[1:] == logits.shape[2:]:
-        return targets
-    size = list(logits.shape[2:])
-    return nn.functional.interpolate(targets.unsqueeze(1).float(), size).squeeze(1).long()

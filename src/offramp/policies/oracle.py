@@ -13,6 +13,9 @@ the thresholds are one price for all exits: an input stays where an upgrade is w
 
 from __future__ import annotations
 
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import Tensor
 
@@ -42,6 +45,7 @@ class Oracle(Control):
     ) -> None:
         super().__init__(num_exits, temperature=temperature, reduce=reduce)
         self.register_buffer("costs", torch.arange(1, num_exits + 1, dtype=torch.float64))
+        self.seen = _Seen()
 
     def learn(self, records: Records, costs: Tensor, budget: float) -> None:
         """Keep the costs, [K]: the scores are gains per cost."""
@@ -50,7 +54,7 @@ class Oracle(Control):
     def scores(self, records: Records) -> Tensor:
         """Minus the gain per cost of the best upgrade to come, 1 where there is none, [N, K]."""
         self._check(records)
-        right = torch.cat([correctness(self.answers(shard), shard.targets) for shard in records])
+        right = self.seen.right(records)
         costs = self.costs.cpu()
         gains = torch.zeros_like(right)
         for k in range(self.num_exits - 1):
@@ -68,3 +72,27 @@ class Oracle(Control):
         thresholds = price.repeat(self.num_exits)
         thresholds[-1] = float("-inf")
         return thresholds
+
+
+class _Seen:
+    """What was found in records, as long as they are there; copies of a policy share it.
+
+    Maps take long to compare with their targets, and a curve asks for each of its budgets.
+    """
+
+    def __init__(self) -> None:
+        self.found: WeakKeyDictionary[Records, Tensor] = WeakKeyDictionary()
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
+
+    def right(self, records: Records) -> Tensor:
+        """Share of each input's positions that each exit gets right, [N, K]."""
+        if records not in self.found:
+            # a temperature changes no answer
+            parts = [
+                correctness([out.logits for out in shard.outputs], shard.targets)
+                for shard in records
+            ]
+            self.found[records] = torch.cat(parts)
+        return self.found[records]

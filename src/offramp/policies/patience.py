@@ -7,10 +7,9 @@ patience for all exits: here each exit has its own threshold, fitted to a budget
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from ..functional import log_odds, squash
+from ..functional import log_odds, nearest, squash
 from ..types import Carry, ExitOutput
 from .base import ExitPolicy, register
 
@@ -35,12 +34,5 @@ class Patience(ExitPolicy):
         run = torch.ones_like(label)
         if carry:
             size = label.shape[1:]
-            run += _resample(carry["run"], size) * (_resample(carry["label"], size) == label)
+            run += nearest(carry["run"], size) * (nearest(carry["label"], size) == label)
         return run + squash(log_odds(out.logits)), {"label": label, "run": run}
-
-
-def _resample(values: Tensor, size: torch.Size) -> Tensor:
-    """Whole numbers at another resolution by nearest neighbour, [N, *S] -> [N, *size]."""
-    if values.shape[1:] == size:
-        return values
-    return F.interpolate(values.unsqueeze(1).float(), list(size)).squeeze(1).long()

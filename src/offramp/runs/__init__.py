@@ -9,6 +9,9 @@ from .folder import Run as Run
 from .folder import is_run as is_run
 from .folder import open_runs as open_runs
 from .predicting import Answer as Answer
+from .predicting import MapAnswer as MapAnswer
+from .predicting import answers_maps as answers_maps
 from .predicting import predict as predict
+from .predicting import predict_maps as predict_maps
 from .scoring import score as score
 from .training import train as train

@@ -12,11 +12,14 @@ from ..bundle import load
 from ..config import Config
 from ..data.augment import Augment, augmentation
 from ..data.base import Splits, create_dataset
+from ..data.batches import Data, open_data
 from ..errors import DataError, OfframpError, ValidationError
 from ..model import MultiExitModel, create_model
 from ..objectives import Objective, create_objective
 from ..registry import models
 from ..trees import State, tensors
+
+_MOST_ROWS = 256  # of a batch that is answered
 
 
 def make_data(config: Config) -> Splits:
@@ -53,6 +56,19 @@ def make_model(config: Config, splits: Splits) -> MultiExitModel:
         return create_model(config.model.name, **options)
 
 
+def answers_with(data: Data) -> str:
+    """``map`` where targets have positions, else ``label``; a DataLoader gives its first batch."""
+    source = open_data(data, 1)
+    rows = next(source.batches()) if source.first is None else source.first()
+    return "map" if rows.target.dim() > 1 else "label"
+
+
+def rows_at_once(config: Config) -> int:
+    """Rows of a batch that is answered: what memory held in training it holds without gradients."""
+    options = [config.train.options, *config.train.phases]
+    return min(_MOST_ROWS, *(each["batch_size"] for each in options if "batch_size" in each))
+
+
 def dry_run(model: MultiExitModel, example: State) -> None:
     """Run a model once, so that inputs it does not take are told before the long work.
 
@@ -75,12 +91,19 @@ def dry_run(model: MultiExitModel, example: State) -> None:
 
 
 def make_objective(named: Mapping[str, Any]) -> Objective:
-    """An objective from its name and options; one inside another is made the same way.
+    """An objective from its name and options.
 
-    A ``teacher`` is the path of a bundle, whose model teaches.
+    A ``teacher``, of the objective or of one inside it, is the path of a bundle, whose model
+    teaches.
     """
+    options = _with_teachers(named)
+    return create_objective(options.pop("name"), **options)
+
+
+def _with_teachers(named: Mapping[str, Any]) -> dict[str, Any]:
     options = dict(named)
-    name = options.pop("name")
-    if "teacher" in options and options["teacher"] is not None:
+    if isinstance(options.get("objective"), Mapping):
+        options["objective"] = _with_teachers(options["objective"])
+    if options.get("teacher") is not None:
         options["teacher"] = load(options["teacher"]).model
-    return create_objective(name, **options)
+    return options

@@ -5,56 +5,86 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from ..data.batches import Data
 from ..errors import extra
+from ..functional import nearest, upsample
+from ..metrics import has_maps
 from ..types import Records
+from .colours import Colour, class_colours, hexadecimal, picture, png_options
 
-_PER_EXIT = 12
-_SIDE = 64  # pixels, at most
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_PER_EXIT, _MAPS_PER_EXIT = 12, 4
+_SIDE, _MAP_SIDE = 64, 128  # pixels, at most
+
+Exits = Sequence[tuple[str, Sequence[Tensor]]]
 
 
 def draw_samples(
-    data: Data, records: Records, exits: Sequence[tuple[str, Sequence[Tensor]]]
+    data: Data, records: Records, exits: Exits, class_names: Sequence[str] = ()
 ) -> dict[str, Any] | None:
-    """Pictures of some test inputs; None where inputs are no images or targets are maps.
+    """Pictures of some test inputs; None where inputs are no images.
 
-    Inputs are drawn so that every exit has some at the middle budget of the first policy.
+    Inputs are drawn so that every exit has some at the middle budget of the first policy. Where
+    targets are maps these and the answers are pictures too, in the ``colours`` of the classes; what
+    does not count is see-through.
 
     Args:
         data: the test part; tensors of images or a data set with ``raw(rows)``.
         records: of the same part, in the same order.
         exits: by policy, for each budget in turn the exit of every input, [N].
+        class_names: of maps, for their colours.
     """
-    targets = records.targets
-    if targets.dim() != 1 or not exits:
+    if not exits:
         return None
-    middle = exits[0][1][len(exits[0][1]) // 2]
-    rows = torch.cat([_some(middle == k) for k in range(records.num_exits)]).sort().values
-    pictures = _pictures(data, rows)
-    if pictures is None:
+    maps, middle = has_maps(records), exits[0][1][len(exits[0][1]) // 2]
+    most = _MAPS_PER_EXIT if maps else _PER_EXIT
+    rows = torch.cat([_some(middle == k, most) for k in range(records.num_exits)]).sort().values
+    pixels = _pixels(data, rows)
+    if pixels is None:
         return None
-    answers = [logits[rows].argmax(1).tolist() for logits in records.logits]
+    chosen = records.take(rows)  # the others are not read
+    said = _maps(chosen, class_names) if maps else _labels(chosen)
     return {
-        "images": [_png(picture) for picture in pictures],
-        "labels": targets[rows].tolist(),
-        "answers": answers,
+        "images": [_image(each, _MAP_SIDE if maps else _SIDE) for each in pixels],
+        **said,
         "exits": {name: [left[rows].tolist() for left in each] for name, each in exits},
     }
 
 
-def _some(chosen: Tensor) -> Tensor:
+def _labels(records: Records) -> dict[str, Any]:
+    answers = [logits.argmax(1).tolist() for logits in records.logits]
+    return {"labels": records.targets.tolist(), "answers": answers}
+
+
+def _maps(records: Records, class_names: Sequence[str]) -> dict[str, Any]:
+    names = [*class_names, *map(str, range(len(class_names), records.num_classes))]
+    colours = class_colours(names)
+    targets, answers = [], [[] for _ in range(records.num_exits)]
+    for shard in records:
+        for row, target in enumerate(shard.targets):
+            targets.append(_map(target, colours))
+            for out, drawn in zip(shard.outputs, answers, strict=True):
+                logits = upsample(out.logits[row : row + 1], target.shape)
+                drawn.append(_map(logits[0].argmax(0), colours))
+    shown = [hexadecimal(colour) for colour in colours]
+    return {"targets": targets, "answers": answers, "colours": shown}
+
+
+def _some(chosen: Tensor, most: int) -> Tensor:
     """Row numbers of at most so many of the chosen rows, drawn by a fixed seed."""
     rows = chosen.nonzero().squeeze(1)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    return rows[order[:_PER_EXIT]]
+    return rows[order[:most]]
 
 
-def _pictures(data: Data, rows: Tensor) -> Tensor | None:
+def _pixels(data: Data, rows: Tensor) -> Tensor | None:
     """Images [n, 1 or 3, H, W] uint8, where there are any."""
     raw = getattr(data, "raw", None)
     if raw is not None:
@@ -67,13 +97,31 @@ def _pictures(data: Data, rows: Tensor) -> Tensor | None:
     return ((chosen - low) / (high - low).clamp_min(1e-6) * 255).round().byte()
 
 
-def _png(picture: Tensor) -> str:
+def _image(pixels: Tensor, side: int) -> str:
     """A picture [C, H, W] uint8 as the address of a PNG, at most so many pixels wide and high."""
     with extra("data"):
         from PIL import Image
-    pixels = picture.permute(1, 2, 0).squeeze(2).numpy()
-    image = Image.fromarray(pixels)
-    image.thumbnail((_SIDE, _SIDE))
+    image = Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy())
+    height, width = _within(pixels.shape[1:], side)
+    if (width, height) != image.size:
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    return _address(image, {"optimize": True})
+
+
+def _map(classes: Tensor, colours: Sequence[Colour]) -> str:
+    """A map [H, W] as the address of a PNG, as large as the image beside it."""
+    made = picture(nearest(classes[None], _within(classes.shape, _MAP_SIDE))[0], colours)
+    return _address(made, png_options(made))
+
+
+def _within(shape: Sequence[int], side: int) -> tuple[int, int]:
+    """Height and width at most ``side``, in the same proportion."""
+    share = min(1.0, side / max(shape))
+    height, width = (max(1, round(each * share)) for each in shape)
+    return height, width
+
+
+def _address(image: Image, options: dict[str, Any]) -> str:
     stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
+    image.save(stream, "PNG", **options)
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,16 +18,16 @@ from ..costs import count_macs, device_of
 from ..data.base import Splits
 from ..data.batches import open_data
 from ..errors import RunError
-from ..evaluate import Result, curve, evaluate_exits, evaluate_points
+from ..evaluate import Evaluator, Result
 from ..files import write_text
-from ..metrics import reliability
+from ..metrics import has_maps, reliability
 from ..modes import keep_modes
 from ..records import load_records, record
 from ..runtime.clock import time_policies
 from ..trees import State, move
 from ..types import Costs, Records
 from ..version import __version__
-from .build import make_data
+from .build import make_data, rows_at_once
 from .device import find_device
 from .fitting import Fitted, load_policies
 from .folder import Run
@@ -37,7 +37,7 @@ from .samples import draw_samples
 FORMAT, VERSION = "offramp-results", 1
 CONTROLS = ("random", "oracle")
 
-_CLOCK_ROWS = {1: 32, 32: 256}  # batch size -> inputs that are timed
+_CLOCK_BATCH, _CLOCK_BATCHES = 32, 8  # rows of a batch that is timed, at most, and how many
 
 
 def score(
@@ -73,14 +73,12 @@ def score(
     splits, calibration = make_data(config), run.calibration()
     check_records(bundle.model, splits.calibration, calibration, f"{run.path}: calibration")
     test = _test_records(run, bundle, splits, progress)
-    results = _figures(config, bundle.costs, splits, calibration, test, fitted)
+    results = _figures(config, splits, calibration, fitted, _evaluator(bundle, test, fitted))
     results["made"] = _made(config, splits)
-    alone = [each["top1"] for each in results["exits"]]
-    results["static"] = _truncated(bundle, move(splits.example(), place), alone, results["unit"])
-    results["samples"] = draw_samples(
-        splits.test, test, [(f.label, _exits(f, test)) for f in fitted]
-    )
-    results["clock"] = _clock(bundle, fitted[0], splits) if clock else None
+    results["static"] = _truncated(bundle, move(splits.example(), place), results)
+    left = [(each.label, _exits(each, test)) for each in fitted]
+    results["samples"] = draw_samples(splits.test, test, left, splits.class_names)
+    results["clock"] = _clock(bundle, fitted[0], splits, rows_at_once(config)) if clock else None
     write_text(run.results_path, json.dumps(results, allow_nan=False) + "\n")
     return results
 
@@ -91,43 +89,51 @@ def _test_records(run: Run, bundle: Bundle, splits: Splits, progress: bool) -> R
         found = load_records(folder)
         check_records(bundle.model, splits.test, found, f"{run.path}: test")
         return found
-    return record(bundle.model, splits.test, path=folder, progress=progress)
+    rows = rows_at_once(run.config)
+    return record(bundle.model, splits.test, path=folder, batch_size=rows, progress=progress)
+
+
+def _evaluator(bundle: Bundle, test: Records, fitted: Sequence[Fitted]) -> Evaluator:
+    return Evaluator(test, cast(Costs, bundle.costs), unit=fitted[0].unit)
 
 
 def _figures(
     config: Config,
-    costs: Costs,
     splits: Splits,
     calibration: Records,
-    test: Records,
     fitted: Sequence[Fitted],
+    evaluator: Evaluator,
 ) -> dict[str, Any]:
-    unit = fitted[0].unit
-    exits = evaluate_exits(test, costs, unit=unit)
-    curves = {each.label: _curve(each, test, costs) for each in fitted}
+    test, exits = evaluator.records, [each.to_dict() for each in evaluator.exits]
+    curves = {each.label: _curve(each, evaluator) for each in fitted}
     budgets = list(fitted[0].budgets.values())
-    controls = {
-        name: curve(name, calibration, test, costs, budgets, unit=unit) for name in CONTROLS
-    }
+    controls = {name: evaluator.curve(name, calibration, budgets) for name in CONTROLS}
     return {
         "format": FORMAT,
         "version": VERSION,
+        "task": "map" if has_maps(test) else "label",
         "name": config.name,
         "seed": config.seed,
         "num_test": len(test),
         "num_exits": test.num_exits,
         "class_names": list(splits.class_names),
-        "unit": unit,
-        "costs": costs.to_dict(),
-        "exits": [each.to_dict() for each in exits],
-        "full": {"cost": 1.0, "accuracy": exits[-1].top1},
+        "unit": evaluator.unit,
+        "costs": evaluator.costs.to_dict(),
+        "exits": exits,
+        "full": {"cost": 1.0, **_right(exits[-1])},
         "controls": list(CONTROLS),
         "curves": {
             name: [result.to_dict() for result in results]
             for name, results in {**curves, **controls}.items()
         },
-        "calibration": reliability(test),
+        "calibration": reliability(evaluator.measured.bins),
     }
+
+
+def _right(alone: dict[str, Any]) -> dict[str, float]:
+    """How often an exit by itself is right: of maps the share of pixels, and the mean IoU."""
+    found = {"accuracy": alone["top1"]}
+    return {**found, "miou": alone["miou"]} if "miou" in alone else found
 
 
 def _made(config: Config, splits: Splits) -> dict[str, Any]:
@@ -138,8 +144,8 @@ def _made(config: Config, splits: Splits) -> dict[str, Any]:
     return {**made, "data": config.data.name, "model": config.model.name, "parts": sizes}
 
 
-def _curve(fitted: Fitted, test: Records, costs: Costs) -> list[Result]:
-    results = evaluate_points(fitted.policy, test, costs, unit=fitted.unit)
+def _curve(fitted: Fitted, evaluator: Evaluator) -> list[Result]:
+    results = evaluator.points(fitted.policy)
     return [
         replace(results[point], policy=fitted.label, budget=budget)
         for point, budget in fitted.budgets.items()
@@ -148,35 +154,35 @@ def _curve(fitted: Fitted, test: Records, costs: Costs) -> list[Result]:
 
 def _exits(fitted: Fitted, test: Records) -> list[Tensor]:
     """The exit of every test row at every budget, each [N]."""
-    return [fitted.policy.use(point).exits(test) for point in fitted.budgets]
+    left = fitted.policy.exits_by_point(test)
+    return [left[point] for point in fitted.budgets]
 
 
-def _truncated(
-    bundle: Bundle, example: State, accuracies: Sequence[float], unit: str
-) -> list[dict[str, Any]]:
+def _truncated(bundle: Bundle, example: State, results: dict[str, Any]) -> list[dict[str, Any]]:
     """The network cut off after each early exit: its segments and that one head alone.
 
     Its cost is known in multiply-accumulates; beside costs in another unit it has no place.
     """
-    if unit != "macs":
+    if results["unit"] != "macs":
         return []
     model = bundle.model
     with keep_modes(model, model.segments), torch.no_grad():
         pieces = count_macs(model.eval(), example)
     cut = (pieces.segments.cumsum(0) + pieces.heads) / pieces.full
     return [
-        {"name": f"cut off after exit {k}", "cost": float(cut[k]), "accuracy": accuracies[k]}
-        for k in range(model.num_exits - 1)
+        {"name": f"cut off after exit {k}", "cost": float(cut[k]), **_right(alone)}
+        for k, alone in enumerate(results["exits"][:-1])
     ]
 
 
-def _clock(bundle: Bundle, fitted: Fitted, splits: Splits) -> list[dict[str, Any]]:
+def _clock(bundle: Bundle, fitted: Fitted, splits: Splits, at_once: int) -> list[dict[str, Any]]:
     """Measured times of a policy at its budgets, at each batch size."""
     ways = {
         budget: copy.deepcopy(fitted.policy).use(point) for point, budget in fitted.budgets.items()
     }
-    rows = []
-    for size, count in _CLOCK_ROWS.items():
+    rows, most = [], min(_CLOCK_BATCH, at_once)
+    # batch size -> inputs that are timed
+    for size, count in {1: _CLOCK_BATCH, most: _CLOCK_BATCHES * most}.items():
         found = islice(open_data(splits.test, size).batches(None), count // size)
         inputs = [move(batch.inputs, device_of(bundle.model)) for batch in found]
         clocks = time_policies(bundle.model, ways, inputs)

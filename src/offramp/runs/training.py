@@ -15,7 +15,7 @@ from ..bundle import save
 from ..config import Config, dump_config, load_config
 from ..costs import device_of, measure
 from ..data.base import Splits
-from ..errors import RunError
+from ..errors import RunError, ValidationError
 from ..files import write_text
 from ..model import MultiExitModel
 from ..records import record
@@ -23,7 +23,15 @@ from ..train.loop import fit
 from ..train.world import World
 from ..trees import move
 from ..types import Costs
-from .build import dry_run, make_augment, make_data, make_model, make_objective
+from .build import (
+    answers_with,
+    dry_run,
+    make_augment,
+    make_data,
+    make_model,
+    make_objective,
+    rows_at_once,
+)
 from .device import find_device
 from .fitting import check_fit
 from .folder import CONFIG, SEED, Run
@@ -141,6 +149,12 @@ def _train(run: Run, config: Config, *, resume: bool, device: torch.device, prog
 
 def _checked(config: Config, model: MultiExitModel, splits: Splits) -> Costs:
     """Costs of a model that takes the data, in training too, and what is to be fitted to it."""
+    monitor = config.train.monitor or ""
+    if monitor.startswith("miou") and answers_with(splits.validation) == "label":
+        raise ValidationError(
+            f"wanted data whose targets are maps for train.monitor={monitor}, got labels: "
+            f"{monitor.replace('miou', 'accuracy')} is for these"
+        )
     dry_run(model.eval(), move(splits.example(2), device_of(model)))
     costs = measure(model, splits.example(2), latency=False)
     check_fit(config, costs)
@@ -206,12 +220,14 @@ def _finish(
         file.unlink(missing_ok=True)
     for folder in (run.records_path("test"), run.policies_path):
         shutil.rmtree(folder, ignore_errors=True)
-    record(model, splits.calibration, path=run.records_path("calibration"), progress=progress)
+    folder, rows = run.records_path("calibration"), rows_at_once(config)
+    record(model, splits.calibration, path=folder, batch_size=rows, progress=progress)
+    made = {"name": config.name, "seed": config.seed, "data": config.data.name}
     save(
         run.bundle_path,
         model,
         costs=costs,
         class_names=splits.class_names,
         preprocess=splits.preprocess,
-        info={"name": config.name, "seed": config.seed, "data": config.data.name},
+        info={**made, "task": answers_with(splits.calibration)},
     )

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..costs import device_of, measure
 from ..model import MultiExitModel
 from ..policies.base import ExitPolicy
-from ..trees import State, num_rows
-from .adaptive import run
+from ..trees import State, num_rows, take
+from .adaptive import Size, run
 
 Key = TypeVar("Key")
 
@@ -44,6 +44,7 @@ def time_policies(
     """Time adaptive runs of policies against the full network, all in turns.
 
     The full network is every segment and the last head, without early heads, as it was before.
+    Where exits answer with maps of different size, all are brought to that of the full network.
 
     Args:
         model: in eval mode.
@@ -51,9 +52,10 @@ def time_policies(
         batches: inputs, of one batch size but for the last.
         repeats: timed rounds over all batches; figures are medians.
     """
+    size = answer_size(model, batches[0])
     runs: dict[Any, Callable[[State], Any]] = {None: lambda batch: full_network(model, batch)}
     for key, policy in policies.items():
-        runs[key,] = lambda batch, policy=policy: run(model, policy, batch)
+        runs[key,] = lambda batch, policy=policy: run(model, policy, batch, size=size)
     seconds = interleaved(runs, batches, repeats=repeats, device=device_of(model))
     rows = sum(num_rows(batch) for batch in batches)
     first = num_rows(batches[0])
@@ -74,6 +76,16 @@ def full_network(model: MultiExitModel, inputs: State) -> Tensor:
     for segment in model.segments:
         state = segment(state)
     return model.heads[-1](state).logits
+
+
+@torch.inference_mode()
+def answer_size(model: MultiExitModel, inputs: State) -> Size | None:
+    """Height and width of the last exit's maps; None where all exits answer with one size."""
+    sizes = [out.logits.shape[2:] for out in model(take(inputs, torch.arange(1)))]
+    if all(size == sizes[-1] for size in sizes):
+        return None
+    height, width = sizes[-1]
+    return height, width
 
 
 @torch.inference_mode()
@@ -109,6 +121,7 @@ def ideal_speed_up(
     model: MultiExitModel, policy: ExitPolicy, batches: Sequence[State], times: Tensor
 ) -> float:
     """Speed-up if an input took just the time of its exit, [K], relative to the full network's."""
-    exits = torch.cat([run(model, policy, batch).exits for batch in batches])
+    size = answer_size(model, batches[0])
+    exits = torch.cat([run(model, policy, batch, size=size).exits for batch in batches])
     rates = exits.bincount(minlength=model.num_exits).cpu() / len(exits)  # [K]
     return 1 / float((rates * times).sum())

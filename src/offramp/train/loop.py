@@ -123,9 +123,9 @@ def fit(
             `offramp.data.augmentation` do, is asked for inputs and targets by it; targets that are
             maps need one.
         validation: data on which every exit is measured after every epoch.
-        monitor: the validation figure that decides which weights a phase ends with: ``accuracy`` or
-            ``nll``, then ``last``, ``mean`` or an exit, such as ``accuracy/last``. Of equal
-            figures the later one is kept.
+        monitor: the validation figure that decides which weights a phase ends with: ``accuracy``,
+            ``nll`` or, for maps, ``miou``, then ``last``, ``mean`` or an exit, such as
+            ``accuracy/last``. Of equal figures the later one is kept.
         patience: end a phase after so many epochs without a better figure.
         costs: handed to the objective; by default measured, without latency.
         out: the run's folder, for ``metrics.jsonl`` and ``checkpoints``; several processes must all
@@ -141,7 +141,8 @@ def fit(
         One dict per epoch: phase, epoch (of the phase), loss, terms (means over rows), accuracy
         (training, per exit), lr (of the last step), seconds and images_per_s; with validation data
         validation_accuracy and validation_nll (nats), per exit; with a monitor best, whether these
-        weights were the best of the phase so far.
+        weights were the best of the phase so far. Where targets are maps there are miou and
+        validation_miou too: mean intersection over union, in training at the heads' resolution.
 
     Raises:
         ValidationError: if an option is wrong; the message lists the valid choices.

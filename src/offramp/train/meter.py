@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import TrainingError
+from ..functional import class_counts, class_iou, nearest
 from ..types import ExitOutput
 from .bar import Display
 from .world import World
@@ -34,6 +34,7 @@ class Step(NamedTuple):
     terms: dict[str, Tensor]  # [] each
     correct: Tensor  # [K], positions that each exit got right
     counted: Tensor  # [K], positions that count
+    classes: Tensor | None = None  # [K, 3, C] of maps, see `class_counts`; None for labels
 
 
 def join(parts: Sequence[Step]) -> Step:
@@ -55,6 +56,7 @@ def join(parts: Sequence[Step]) -> Step:
         terms={name: mean(values) for name, values in named.items()},
         correct=torch.stack([part.correct for part in parts]).sum(0),
         counted=torch.stack([part.counted for part in parts]).sum(0),
+        classes=_classes(parts),
     )
 
 
@@ -66,26 +68,32 @@ def counts(target: Tensor, ignored: int | None = None) -> Tensor:
 
 def hits(
     outputs: Sequence[ExitOutput], target: Tensor, ignored: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Positions that each exit gets right, and positions that count, [K] and [K].
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Positions that each exit gets right, [K], that count, [K], and counts of classes of maps.
 
     Negative targets do not count, nor does the one ``ignored``. A map is compared at the head's own
-    resolution, with the nearest target.
+    resolution, with the nearest target; its classes are counted as `class_counts` does, [K, 3, C].
     """
     target = target.long()  # unsigned ones have no negative number
     if ignored is not None:
         target = target.masked_fill(target == ignored, -1)
-    if all(out.logits.shape[2:] == target.shape[1:] for out in outputs):
-        answers = torch.stack([out.logits.detach().argmax(1) for out in outputs])  # [K, N, *S]
-        correct = (answers == target).flatten(1).sum(1)
-        return correct, (target >= 0).sum().expand(len(outputs))
-    pairs = [(out.logits.detach(), _nearest(target, out.logits)) for out in outputs]
-    correct = [(logits.argmax(1) == wanted).sum() for logits, wanted in pairs]
-    return torch.stack(correct), torch.stack([(wanted >= 0).sum() for _, wanted in pairs])
+    if target.dim() == 1:
+        answers = torch.stack([out.logits.detach().argmax(1) for out in outputs])  # [K, N]
+        return (answers == target).sum(1), (target >= 0).sum().expand(len(outputs)), None
+    counted = []
+    for out in outputs:
+        answer = out.logits.detach().argmax(1).reshape(1, -1)
+        wanted = nearest(target, out.logits.shape[2:]).reshape(1, -1)
+        counted.append(class_counts(answer, wanted, out.logits.shape[1]))
+    classes = torch.cat(counted)
+    right, _, wanted = classes.sum(2).unbind(1)
+    return right, wanted, classes
 
 
-def _nearest(target: Tensor, logits: Tensor) -> Tensor:
-    return F.interpolate(target[:, None].float(), list(logits.shape[2:])).squeeze(1).long()
+def _classes(steps: Sequence[Step]) -> Tensor | None:
+    """Counts of classes of all steps together; one without rows counts nothing."""
+    found = [step.classes * bool(step.rows) for step in steps if step.classes is not None]
+    return torch.stack(found).sum(0) if found else None
 
 
 class Sums:
@@ -95,6 +103,7 @@ class Sums:
         self.steps, self.rows, self.lr, self.loss = 0, 0, 0.0, 0.0
         self.terms: dict[str, float] = {}
         self.counts = torch.zeros(2, num_exits, dtype=torch.long)  # [2, K], correct and counted
+        self.classes: Tensor | None = None  # [K, 3, C], of maps
         self.start = time.perf_counter()
 
     def add(self, step: Step, rows: int, loss: float, terms: dict[str, float]) -> None:
@@ -106,13 +115,20 @@ class Sums:
         for name, value in terms.items():
             self.terms[name] = self.terms.get(name, 0.0) + value
 
+    def count(self, counts: Tensor, classes: Tensor | None) -> None:
+        """Take in the counts of some steps."""
+        self.counts = self.counts + counts
+        if classes is not None:
+            self.classes = classes if self.classes is None else self.classes + classes
+
     def figures(self) -> dict[str, Any]:
-        """Means, as plain numbers."""
+        """Means, as plain numbers; of maps ``miou``, too."""
         seconds, rows = max(1e-9, time.perf_counter() - self.start), max(1, self.rows)
         return {
             "loss": self.loss / rows,
             "terms": {name: value / rows for name, value in self.terms.items()},
             "accuracy": (self.counts[0].double() / self.counts[1].clamp_min(1)).tolist(),
+            **({} if self.classes is None else {"miou": mean_iou(self.classes)}),
             "lr": self.lr,
             "seconds": seconds,
             "images_per_s": self.rows / seconds,
@@ -188,8 +204,10 @@ class Meter:
                 sums.add(step, int(rows), loss, terms)
         counted = torch.stack([torch.stack([s.correct, s.counted]) for s in steps]).sum(0)  # [2, K]
         counted = self.world.total(counted).cpu()
+        classes = _classes(steps)
+        classes = None if classes is None else self.world.total(classes).cpu()
         for sums in (self.whole, self.window):
-            sums.counts = sums.counts + counted
+            sums.count(counted, classes)
         self.seen = time.perf_counter()
         if self.display is not None:
             self.display.show(self._text())
@@ -225,9 +243,24 @@ class Meter:
 
     def _text(self) -> str:
         figures = self.whole.figures()
-        right = " ".join(f"{100 * share:.1f}" for share in figures["accuracy"])
-        shown = f"loss {figures['loss']:.4f}  accuracy {right} %  lr {figures['lr']:.2g}"
+        right = headline(figures)
+        shown = f"loss {figures['loss']:.4f}  {right}  lr {figures['lr']:.2g}"
         return f"{self.note}  {shown}  {figures['images_per_s']:.0f} images/s".strip()
+
+
+def mean_iou(classes: Tensor) -> list[float]:
+    """Mean intersection over union of each exit, [K, 3, C] -> K numbers.
+
+    Classes that are neither wanted nor answered are left out; 0 where no position counts.
+    """
+    return class_iou(classes).nanmean(1).nan_to_num().tolist()
+
+
+def headline(figures: dict[str, Any], part: str = "") -> str:
+    """The figure of each exit that says the most: of maps the mean IoU, else the accuracy."""
+    name, title = ("miou", "mIoU") if f"{part}miou" in figures else ("accuracy", "accuracy")
+    shares = " ".join(f"{100 * share:.1f}" for share in figures[f"{part}{name}"])
+    return f"{title} {shares} %"
 
 
 def _check_finite(step: Step, figures: dict[str, float], rows: float) -> None:

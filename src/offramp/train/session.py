@@ -13,7 +13,7 @@ from ..data.batches import Source
 from ..model import MultiExitModel
 from ..types import Costs
 from .bar import Display
-from .meter import History, Meter
+from .meter import History, Meter, headline
 from .parts import buffers_of, named_tensors, only_trained
 from .phases import Phase, describe
 from .place import Place
@@ -183,9 +183,9 @@ def _meter(session: Session, run: Run, epoch: int, display: Display | None) -> M
     """The meter of an epoch, with the last one's validation figure to show."""
     several = f"phase {run.number + 1}/{len(session.phases)}  " if len(session.phases) > 1 else ""
     note = f"{several}epoch {epoch + 1}/{run.phase.epochs}"
-    before = session.history[-1].get("validation_accuracy") if session.history else None
-    if before is not None:
-        note += "  validation " + " ".join(f"{100 * share:.1f}" for share in before) + " %"
+    before = session.history[-1] if session.history else {}
+    if "validation_accuracy" in before:
+        note += f"  validation {headline(before, 'validation_')}"
     return Meter(
         epoch,
         session.model.num_exits,
