@@ -6,8 +6,8 @@ backward, SGD) and one forward pass in eval mode, in an order that turns, and is
 joint training took in that round; the table has medians, and the least and most of all rounds.
 
 By count: a segment's forward pass, the gradient of its state and that of its weights are each as
-many MACs as torch counts in its forward pass, and g gradients that cross a boundary take g - 1
-further passes, or g where another one ends there. Counted: what torch counts during a real step.
+many MACs as torch counts in its forward pass, and where g gradients arrive there are g - 1 further
+passes for the gradient of its state. Counted: what torch counts during a real step.
 
 Peak memory is measured in a process per scheme. Allocated: what torch's allocator holds at most
 during a step beyond what it held before it, the same in every run. Resident: by how much memory has
@@ -128,10 +128,8 @@ def by_count(objective: Objective, pieces: Pieces) -> float:
             starts[k].add(term.since)
     total = 0.0
     for k in range(num):
-        crossing = {s for exit_ in starts[k:] for s in exit_ if s <= k}
-        going = len([s for s in crossing if s < k])
-        further = max(0, going - 1) if going == len(crossing) else going
-        total += (3 + further) * float(pieces.segments[k])
+        arriving = {s for exit_ in starts[k:] for s in exit_ if s <= k}
+        total += (3 + max(0, len(arriving) - 1)) * float(pieces.segments[k])
         total += (1 + 2 * len(starts[k])) * float(pieces.heads[k])
     return total
 

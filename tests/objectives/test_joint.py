@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from offramp.errors import ValidationError
-from offramp.objectives.base import cross_entropy
-from offramp.objectives.base import exit_weights
+from offramp.objectives.base import cross_entropy, exit_weights
 from offramp.objectives.joint import Joint
 from offramp.registry import objectives
 from offramp.types import Batch, Costs, ExitOutput
@@ -119,7 +118,7 @@ def test_joint_smooths_labels_as_the_mean_over_all_classes():
         assert float(term.value) == pytest.approx(wanted, rel=1e-5)
 
 
-@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0, "a", True, None])
 def test_joint_says_that_the_smoothing_is_no_share(smoothing):
     with pytest.raises(ValidationError, match=r"label_smoothing in \[0, 1\)"):
         Joint(label_smoothing=smoothing)
@@ -139,11 +138,24 @@ def test_cross_entropy_of_no_rows_is_zero():
         ([1.0, 2.0], "3 non-negative weights"),
         ([1.0, -1.0, 1.0], "3 non-negative weights"),
         (lambda num, progress: [1.0], "3 non-negative weights"),
+        (lambda num, progress: 1.0, "3 non-negative weights, one per exit, got 1.0"),
+        (3, "3 non-negative weights, one per exit, got 3"),
+        ([1.0, "a", 1.0], "3 non-negative weights"),
+        ([1.0, float("nan"), 1.0], "3 non-negative weights"),
     ],
 )
 def test_joint_says_that_weights_do_not_fit(weights, message):
     with pytest.raises(ValidationError, match=message):
         Joint(weights)(outputs(5, 4), batch(torch.zeros(5).long()), COSTS)
+
+
+def test_routes_that_are_not_one_per_exit_are_told():
+    class Short(Joint):
+        def since(self, num_exits, progress):
+            return [0, 1]
+
+    with pytest.raises(ValidationError, match=r"since of 3 exits, got \[0, 1\]"):
+        Short()(outputs(5, 4), batch(torch.zeros(5).long()), COSTS)
 
 
 def test_joint_is_found_by_name_and_says_which_weights_it_knows():

@@ -89,6 +89,19 @@ def norms(gradients: Gradients) -> list[Tensor]:
     return [grad.norm() for grad in gradients.values()]
 
 
+# --------------------------------------------------------------------- maps
+@pytest.mark.parametrize("scheme", ["layer_wise", "final", "distilled", "equilibrium"])
+def test_gradients_of_maps_at_the_heads_resolutions_are_those_of_the_windows(scheme):
+    model = create_model("small_fcn", num_classes=CLASSES, num_exits=EXITS, width=4, blocks=1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 3, 20, 28, generator=generator, dtype=torch.float64)
+    target = torch.randint(-1, CLASSES, (2, 20, 28), generator=generator)  # -1 does not count
+    model, batch = model.double().train(), Batch(images, target, torch.arange(2), 0.0)
+    objective = create_objective(**SCHEMES[scheme])
+    wanted = by_terms(model, objective, batch, COSTS, gains=objective.gains(EXITS, 0.0))
+    assert_equal(stepped(model, objective, batch), wanted, 1e-9)
+
+
 # --------------------------------------------------------------------- options of fit
 PLAIN = {"schedule": "constant", "weight_decay": 0.0, "momentum": 0.0, "progress": False}
 
@@ -301,3 +314,12 @@ def test_state_changed_in_place_is_refused_where_terms_are_routed(place, scheme)
     assert not taken(model)
     backward_step(model, create_objective("joint"), batch, COSTS)
     assert taken(model)
+
+
+@pytest.mark.parametrize("scheme", ["joint", "overlap"])
+def test_state_changed_in_place_is_refused_where_segments_share_weights(scheme):
+    model, batch = tied(), batch_of(dtype=torch.float32)
+    model.segments[2] = nn.Sequential(First("segment"), model.segments[2])
+    with pytest.raises(UnsupportedError, match=r"in place by .* that share weights"):
+        backward_step(model, create_objective(**SCHEMES[scheme]), batch, COSTS)
+    assert not taken(model)

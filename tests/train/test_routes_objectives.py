@@ -200,6 +200,18 @@ def test_gains_that_do_not_fit_the_exits_are_refused(gains, message):
         backward_step(chain().double(), Made(heads_alone, gains), batch_of(), COSTS)
 
 
+def test_gains_may_change_over_training():
+    class Rising(Made):
+        def gains(self, num_exits, progress):
+            return Gains([progress] * num_exits, [1.0] * (num_exits - 1))
+
+    model, batch = chain().double(), batch_of()
+    rising = Rising(lambda outputs, batch: [Term("last", ce(outputs[-1], batch))])
+    half, full = (stepped(model, rising, batch._replace(progress=p)) for p in (0.5, 1.0))
+    factors = {name: 1.0 if name.startswith("heads.") else 0.5 for name in full}
+    assert_equal(half, {name: factors[name] * grad for name, grad in full.items()}, 1e-12)
+
+
 @pytest.mark.parametrize("since", [-1, 5, 1.0])
 def test_since_that_is_no_segment_is_refused(since):
     objective = Made(lambda outputs, batch: [Term("a", ce(outputs[2], batch), since)])

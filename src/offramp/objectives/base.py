@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -44,7 +45,7 @@ class Objective(nn.Module, ABC):
 
 
 class ExitLosses(Objective):
-    """Cross-entropy of every exit, each weighted, and each for the segments that `since` says.
+    """Cross-entropy of every exit, each weighted, and each for the segments that ``since`` says.
 
     Args:
         weights: ``uniform`` gives every exit 1 (MSDNet); ``linear`` gives exit k of K, counted from
@@ -71,7 +72,8 @@ class ExitLosses(Objective):
             raise ValidationError(
                 f"wanted weights 'uniform', 'linear', numbers or a function, got {weights!r}"
             )
-        if not 0 <= label_smoothing < 1:
+        number = isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool)
+        if not (number and 0 <= label_smoothing < 1):
             raise ValidationError(f"wanted label_smoothing in [0, 1), got {label_smoothing!r}")
         self.weights: Weights = weights  # type: ignore[assignment]
         self.ignore_index = ignore_index
@@ -85,11 +87,14 @@ class ExitLosses(Objective):
         """One term per exit, ``ce/0`` to ``ce/K-1``.
 
         Raises:
-            ValidationError: if a target on the CPU is no class; on a GPU looking would stall it.
+            ValidationError: if weights or ``since`` are not one per exit, or a target on the CPU is
+                no class; on a GPU looking would stall it.
         """
         target = counted(batch.target, outputs[0].logits.shape[1], self.ignore_index)
         weights = exit_weights(self.weights, len(outputs), batch.progress)
         since = self.since(len(outputs), batch.progress)
+        if len(since) != len(outputs):
+            raise ValidationError(f"wanted since of {len(outputs)} exits, got {since!r}")
         smooth = self.label_smoothing
         losses = [cross_entropy(out.logits, target, label_smoothing=smooth) for out in outputs]
         return [
@@ -104,10 +109,14 @@ def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[floa
         return [1.0] * num_exits
     if weights == "linear":
         return [k / (num_exits * (num_exits + 1)) for k in range(1, num_exits + 1)]
-    values = [float(w) for w in (weights(num_exits, progress) if callable(weights) else weights)]
-    if len(values) != num_exits or min(values) < 0:
+    given = weights(num_exits, progress) if callable(weights) else weights
+    try:
+        values = [float(weight) for weight in given]
+    except (TypeError, ValueError):
+        values = []
+    if len(values) != num_exits or not all(0 <= value < math.inf for value in values):
         raise ValidationError(
-            f"wanted {num_exits} non-negative weights, one per exit, got {values}"
+            f"wanted {num_exits} non-negative weights, one per exit, got {given!r}"
         )
     return values
 

@@ -2,9 +2,11 @@
 
 Counted from 1, exit i of K sends 1 / (K-i+1) of its gradient into the network, and the segment that
 follows sends (K-i) / (K-i+1) of its own ("Improved Techniques for Training Adaptive Deep Networks",
-section 3.1). So below exit i the K-i+1 exits that learn there have equal shares, which sum to 1.
+section 3.1). So around joint training the K-i+1 exits that learn below exit i have equal shares
+there, which sum to 1.
 
-Left out: that paper's inline subnetwork collaboration and one-for-all distillation.
+Differs: the whole state is scaled; the public code scales the coarsest of MSDNet's maps alone. Left
+out: that paper's inline subnetwork collaboration and one-for-all distillation.
 """
 
 from __future__ import annotations

@@ -50,7 +50,9 @@ class Grouped(ExitLosses):
         given = _checked(groups(num_exits, progress)) if callable(groups) else groups
         sizes = _sizes(given, num_exits) if isinstance(given, int) else given
         if sum(sizes) != num_exits or min(sizes) < 1:
-            raise ValidationError(f"wanted groups of {num_exits} segments in all, got {given!r}")
+            raise ValidationError(
+                f"wanted groups of {num_exits} segments in all, at least 1 in each, got {given!r}"
+            )
         starts = [sum(sizes[:number]) for number in range(len(sizes))]
         return [start for start, size in zip(starts, sizes, strict=True) for _ in range(size)]
 

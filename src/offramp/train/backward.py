@@ -6,20 +6,23 @@ here there is one forward pass. At every boundary between segments the state is 
 at which the graph can be taken apart, and the backward pass walks from the last segment to the
 first. What it carries across a boundary is one gradient of the state per distinct ``since``. The
 weights of a segment get one backward pass, from the sum of all gradients that may move them. Where
-that sum goes on as a whole its input gradient comes free, so n gradients that go on take n - 1
-further passes, or n where another one ends there; none of these computes gradients of weights.
+that sum goes on as a whole its input gradient comes free, so where g gradients arrive there are
+g - 1 further passes, also where one of them ends; none of these computes gradients of weights.
 
 Counting a segment's forward pass, input gradient and weight gradient as 1 each, seven equal
 segments take 21 for joint training, no more for grouped or layer-wise training, 29 for an overlap
 of three, and 30 where the last exit reaches all segments.
 
-Memory: every segment's graph from its forward pass until the walk has passed it, as in joint
-training, and beside it the gradients of one boundary's state, at most one per exit.
+Memory: the graph of every segment and head is held from its forward pass until the walk has passed
+it, as in joint training, and that of the terms until the walk begins. Beside these there are the
+gradients of the states before and after one segment, at most one per exit of each, and a sum. What
+a step returns holds no graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -34,7 +37,7 @@ from .mixing import Partner, blend
 
 
 class Passed(NamedTuple):
-    """What one forward and backward pass leaves behind, beside the gradients."""
+    """What one forward and backward pass leaves behind, beside the gradients; without its graph."""
 
     outputs: list[ExitOutput]  # K, logits in float32 or wider
     terms: list[Term]
@@ -53,8 +56,8 @@ def backward_step(
     Raises:
         ValidationError: if the objective has no terms, two of one name, one that is not a single
             number or whose ``since`` is no segment, or gains that do not fit the exits.
-        UnsupportedError: if terms are routed and a segment or a head changes the state that it is
-            given in place.
+        UnsupportedError: if a segment or a head changes the state that it is given in place, and
+            terms are routed or a segment shares weights with what follows.
 
     Example:
         >>> terms = backward_step(model, objective, batch, costs)
@@ -83,22 +86,27 @@ def forward_backward(
         weight: [], a factor of the gradients, and of nothing else.
     """
     apart = _shares_weights(model)
-    outputs, stages = _forward(model, batch.inputs, _leaf if apart else _view)
+    with _told_in_place() if apart else nullcontext():
+        outputs, stages = _forward(model, batch.inputs, _leaf if apart else _view)
     terms = objective(outputs, batch, costs)
     _check(terms, model.num_exits)
     if partner is not None:
         terms = blend(terms, objective(outputs, partner.batch, costs), partner.share)
     gains = objective.gains(model.num_exits, batch.progress)
     loss = torch.stack([term.value for term in terms]).sum()
+    passed = map_tensors(Tensor.detach, Passed(outputs, terms, loss))
     # backward repeats the types of the forward pass; an autocast around it could change them
     with torch.autocast(loss.device.type, enabled=False):
         if gains is None and not apart and not any(term.since for term in terms):
             (loss if weight is None else loss * weight).backward()
         else:
             _check_untouched(stages)
-            asked = _asked(terms, outputs, [*objective.parameters()], weight)
-            _walk(model, outputs, stages, asked, _checked_gains(gains, model.num_exits))
-    return Passed(outputs, terms, loss)
+            gains = _checked_gains(gains, model.num_exits)
+            answers = [_learning(out) for out in outputs]
+            asked = _asked(terms, answers, [*objective.parameters()], weight)
+            del outputs, terms, loss  # or they would hold the graph that the walk lets go
+            _walk(model, answers, stages, asked, gains)
+    return passed
 
 
 # --------------------------------------------------------------------- the forward pass
@@ -140,7 +148,7 @@ def _shares_weights(model: MultiExitModel) -> bool:
     """Whether a segment's weight is also another segment's or a head's.
 
     A gradient asked for such a weight further up would be followed on down to the segment: there
-    the graph has to be in parts from the start, and what a state is changed into in place is lost.
+    the graph has to be in parts from the start, and nothing may change a state in place.
     """
     seen: set[int] = set()
     for segment in model.segments:
@@ -149,6 +157,20 @@ def _shares_weights(model: MultiExitModel) -> bool:
             return True
         seen |= own
     return any(id(weight) in seen for head in model.heads for weight in _weights(head))
+
+
+@contextmanager
+def _told_in_place() -> Iterator[None]:
+    """Where the graph is in parts, torch itself refuses to change a state in place."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "a leaf Variable that requires grad" not in str(error):
+            raise
+        raise UnsupportedError(
+            "a state is changed in place by a head or a segment that reads it, which segments that "
+            "share weights do not allow: wanted inplace=False there"
+        ) from error
 
 
 def _learning(state: State) -> list[Tensor]:
@@ -170,15 +192,14 @@ _Gradients = list[Tensor | None]  # of some tensors, in their order; None is zer
 
 def _asked(
     terms: Sequence[Term],
-    outputs: Sequence[ExitOutput],
+    answers: Sequence[Sequence[Tensor]],
     own: Sequence[nn.Parameter],
     weight: Tensor | None,
 ) -> list[dict[int, _Gradients]]:
     """Per exit and ``since``, the gradient of its answers; the objective's own are added up."""
-    answers = [_learning(out) for out in outputs]
     every = [tensor for part in answers for tensor in part]
     learning = [parameter for parameter in own if parameter.requires_grad]
-    asked: list[dict[int, _Gradients]] = [{} for _ in outputs]
+    asked: list[dict[int, _Gradients]] = [{} for _ in answers]
     groups: dict[int, Tensor] = {}
     for term in terms:
         if term.value.requires_grad:
@@ -198,16 +219,21 @@ def _asked(
 
 def _walk(
     model: MultiExitModel,
-    outputs: Sequence[ExitOutput],
+    answers: list[list[Tensor]],
     stages: list[_Stage],
-    asked: Sequence[dict[int, _Gradients]],
+    asked: list[dict[int, _Gradients]],
     gains: Gains,
 ) -> None:
-    """From the last segment to the first; what has been passed is let go."""
+    """From the last segment to the first; what has been passed is taken off the lists.
+
+    A backward pass frees what it passes through itself; what no gradient of weights needs is only
+    freed with the last tensor that holds it.
+    """
     carried: dict[int, _Gradients] = {}  # since -> gradient of the state that a segment made
     for k in reversed(range(model.num_exits)):
         stage = stages.pop()
-        for since, grads in _through_head(model.heads[k], outputs[k], stage, asked[k]).items():
+        passed = _through_head(model.heads[k], answers.pop(), stage, asked.pop())
+        for since, grads in passed.items():
             if since <= k:
                 grads = _scaled(grads, gains.heads[k])
                 carried[since] = _added(carried[since], grads) if since in carried else grads
@@ -218,13 +244,13 @@ def _walk(
 
 
 def _through_head(
-    head: nn.Module, out: ExitOutput, stage: _Stage, asked: dict[int, _Gradients]
+    head: nn.Module, answer: list[Tensor], stage: _Stage, asked: dict[int, _Gradients]
 ) -> dict[int, _Gradients]:
     """The gradient of the state for each ``since``; the head's weights learn from all of them."""
     weights, found = _weights(head), {}
     for number, (since, grads) in enumerate(asked.items(), 1):
         more = number < len(asked)
-        found[since] = _pull(_learning(out), grads, weights, stage.seen, more=more)
+        found[since] = _pull(answer, grads, weights, stage.seen, more=more)
     return found
 
 

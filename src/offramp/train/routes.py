@@ -26,9 +26,11 @@ def route_table(
     """Which exit trains which segment, bool [K, K]: row k is exit k, column j is segment j.
 
     Args:
-        objective: the objective; it is asked about answers made up for the purpose.
+        objective: the objective; it is asked about answers made up for the purpose, and inputs that
+            stand for nothing. A teacher cannot answer these: ask what `Distill` goes around, whose
+            routes its own terms take.
         num_exits: K.
-        num_classes: classes of these answers; an objective with a teacher needs the right number.
+        num_classes: classes of these answers.
         progress: of training, in [0, 1].
 
     Example:

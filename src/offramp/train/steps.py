@@ -152,10 +152,10 @@ def _pass(run: Run, now: _Now, rows: Rows) -> tuple[Step, Tensor | None]:
             partner=partner,
             weight=weight,
         )
-    terms = {term.name: term.value.detach() for term in passed.terms}
+    terms = {term.name: term.value for term in passed.terms}
     seen = hits(passed.outputs, batch.target, ignored)
-    loss, num = passed.loss.detach(), len(batch.target)
-    done = Step(now.epoch, now.step, batch.progress, 0.0, num, loss, terms, *seen)
+    num = len(batch.target)
+    done = Step(now.epoch, now.step, batch.progress, 0.0, num, passed.loss, terms, *seen)
     return (_nothing(done) if rows.spare else done), weight
 
 
