@@ -29,9 +29,29 @@ def test_overlap_may_change_over_training():
     assert said == {0: [0, 1, 2, 3, 4], 0.25: [0, 0, 1, 2, 3], 1: [0] * K}
 
 
+@pytest.mark.parametrize("steps", [{0: 5, 0.5: 2}, {"0": 5, "0.5": 2}, {0.5: 2, 0.0: 5}])
+def test_overlap_may_be_told_from_some_progress_on(steps):
+    objective = BlockDependent(steps, final=False)
+    said = {p: [t.since for t in objective(outputs(), batch(p), COSTS)] for p in (0, 0.49, 0.5, 1)}
+    assert said == {0: [0] * K, 0.49: [0] * K, 0.5: [0, 0, 1, 2, 3], 1: [0, 0, 1, 2, 3]}
+
+
+@pytest.mark.parametrize("steps", [{}, {0.5: 2}, {0: 3, 1.5: 2}, {0: 3, "late": 2}, {0: 3, "0": 2}])
+def test_steps_that_do_not_cover_training_are_told(steps):
+    with pytest.raises(ValidationError, match="wanted overlap from some progress on"):
+        BlockDependent(steps)
+
+
+def test_every_step_is_checked_at_the_door():
+    with pytest.raises(ValidationError, match="overlap as a whole number of at least 1 or"):
+        BlockDependent({0: 3, 0.5: 0})
+    with pytest.raises(ValidationError, match="wanted weights 'uniform', 'linear'"):
+        BlockDependent(weights={0: "uniform", 0.5: "late"})
+
+
 @pytest.mark.parametrize("overlap", [0, 2.0, True, "3", None])
 def test_overlap_that_is_no_number_of_segments_is_told(overlap):
-    wanted = "overlap as a whole number of at least 1 or a function, got"
+    wanted = "overlap as a whole number of at least 1 or a schedule, got"
     with pytest.raises(ValidationError, match=wanted):
         BlockDependent(overlap)
     with pytest.raises(ValidationError, match=wanted):

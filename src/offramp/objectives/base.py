@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +14,11 @@ from ..errors import ValidationError
 from ..registry import objectives
 from ..types import Batch, Costs, ExitOutput, Gains, Term
 
-Weights = Literal["uniform", "linear"] | Sequence[float] | Callable[[int, float], Sequence[float]]
+T = TypeVar("T")
+# a value; the values from some progress of training on, {0: ..., 0.75: ...}; or a function of the
+# number of exits and the progress
+Scheduled = T | Mapping[float, T] | Callable[[int, float], T]
+Weights = Scheduled[Literal["uniform", "linear"] | Sequence[float]]
 
 register = objectives.register
 
@@ -49,8 +53,8 @@ class ExitLosses(Objective):
 
     Args:
         weights: ``uniform`` gives every exit 1 (MSDNet); ``linear`` gives exit k of K, counted from
-            1, k / (K (K + 1)), which sums to 1/2 (EENet); K numbers; or a schedule, a function of K
-            and the progress of training in [0, 1] that returns K numbers.
+            1, k / (K (K + 1)), which sums to 1/2 (EENet); K numbers; or a schedule of these, see
+            `scheduled`.
         ignore_index: target that does not count, beside the negative ones.
         label_smoothing: share of each target that is spread evenly over all classes, in [0, 1)
             (Szegedy et al. 2016).
@@ -68,10 +72,11 @@ class ExitLosses(Objective):
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
-        if isinstance(weights, str) and weights not in ("uniform", "linear"):
-            raise ValidationError(
-                f"wanted weights 'uniform', 'linear', numbers or a function, got {weights!r}"
-            )
+        for given in scheduled("weights", weights):
+            if isinstance(given, str) and given not in ("uniform", "linear"):
+                raise ValidationError(
+                    f"wanted weights 'uniform', 'linear', numbers or a schedule, got {given!r}"
+                )
         number = isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool)
         if not (number and 0 <= label_smoothing < 1):
             raise ValidationError(f"wanted label_smoothing in [0, 1), got {label_smoothing!r}")
@@ -105,11 +110,11 @@ class ExitLosses(Objective):
 
 def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[float]:
     """The weight of each exit's loss, K numbers."""
-    if weights == "uniform":
+    given = at(weights, num_exits, progress)
+    if given == "uniform":
         return [1.0] * num_exits
-    if weights == "linear":
+    if given == "linear":
         return [k / (num_exits * (num_exits + 1)) for k in range(1, num_exits + 1)]
-    given = weights(num_exits, progress) if callable(weights) else weights
     try:
         values = [float(weight) for weight in given]
     except (TypeError, ValueError):
@@ -119,6 +124,52 @@ def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[floa
             f"wanted {num_exits} non-negative weights, one per exit, got {given!r}"
         )
     return values
+
+
+def scheduled(name: str, value: Scheduled[T]) -> list[T]:
+    """The values that an option takes on, for checks; none of a function, which tells none.
+
+    An option that may change over training is a value; a mapping from progress in [0, 1] to the
+    value from there on, such as ``{0: 5, 0.5: 2}``, which begins at 0 and fits into a recipe; or a
+    function of the number of exits and the progress.
+
+    Args:
+        name: of the option.
+        value: the option as given.
+
+    Raises:
+        ValidationError: if a mapping does not begin at 0, or a key is no progress.
+    """
+    if callable(value):
+        return []
+    if not isinstance(value, Mapping):
+        return [cast(T, value)]
+    starts = [_progress(start) for start in value]
+    if None in starts or 0 not in starts or len(set(starts)) < len(starts):
+        raise ValidationError(
+            f"wanted {name} from some progress on, in [0, 1] and the first of them 0, such as "
+            f"{{0: ..., 0.5: ...}}; got {[*value]}"
+        )
+    return [*value.values()]
+
+
+def at(value: Scheduled[T], num_exits: int, progress: float) -> T:
+    """What an option that `scheduled` has looked at is at some progress."""
+    if callable(value):
+        return cast(T, value(num_exits, progress))
+    if not isinstance(value, Mapping):
+        return cast(T, value)
+    begun = [start for start in value if float(start) <= progress]
+    return cast(T, value[max(begun, key=float)])
+
+
+def _progress(start: object) -> float | None:
+    """A key as a number in [0, 1], also where a file has it as text; None if it is none."""
+    try:
+        number = float(cast(Any, start))
+    except (TypeError, ValueError):
+        return None
+    return number if 0 <= number <= 1 and not isinstance(start, bool) else None
 
 
 def counted(target: Tensor, num_classes: int, ignore_index: int = -100) -> Tensor:

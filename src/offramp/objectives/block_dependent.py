@@ -9,10 +9,8 @@ Left out: the two-stage variant, dead code in the public repository; phases of `
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..errors import ValidationError
-from .base import ExitLosses, Weights, register
+from .base import ExitLosses, Scheduled, Weights, at, register, scheduled
 
 
 @register("block_dependent")
@@ -21,9 +19,8 @@ class BlockDependent(ExitLosses):
 
     Args:
         overlap: m, how many segments an exit moves, its own included; 1 is layer-wise training, the
-            number of exits or more is joint training. Or a schedule, a function of the number of
-            exits and the progress of training in [0, 1] that returns m. The paper takes 3 for seven
-            exits, 2 for five.
+            number of exits or more is joint training. Or a schedule of m, see
+            `offramp.objectives.base.scheduled`. The paper takes 3 for seven exits, 2 for five.
         final: the last exit moves all segments.
         weights, ignore_index, label_smoothing: see `offramp.objectives.base.ExitLosses`.
 
@@ -39,7 +36,7 @@ class BlockDependent(ExitLosses):
 
     def __init__(
         self,
-        overlap: int | Callable[[int, float], int] = 3,
+        overlap: Scheduled[int] = 3,
         *,
         final: bool = True,
         weights: Weights = "uniform",
@@ -49,13 +46,14 @@ class BlockDependent(ExitLosses):
         super().__init__(weights, ignore_index=ignore_index, label_smoothing=label_smoothing)
         if not isinstance(final, bool):
             raise ValidationError(f"wanted final as True or False, got {final!r}")
-        self.overlap = overlap if callable(overlap) else _checked(overlap)
+        for given in scheduled("overlap", overlap):
+            _checked(given)
+        self.overlap = overlap
         self.final = final
 
     def since(self, num_exits: int, progress: float) -> list[int]:
         """Each exit stops ``overlap - 1`` segments below its own."""
-        given = self.overlap
-        overlap = _checked(given(num_exits, progress)) if callable(given) else given
+        overlap = _checked(at(self.overlap, num_exits, progress))
         first = [max(0, k - overlap + 1) for k in range(num_exits)]
         return [*first[:-1], 0] if self.final else first
 
@@ -63,6 +61,6 @@ class BlockDependent(ExitLosses):
 def _checked(overlap: object) -> int:
     if not isinstance(overlap, int) or isinstance(overlap, bool) or overlap < 1:
         raise ValidationError(
-            f"wanted overlap as a whole number of at least 1 or a function, got {overlap!r}"
+            f"wanted overlap as a whole number of at least 1 or a schedule, got {overlap!r}"
         )
     return overlap

@@ -5,12 +5,12 @@ The public code of that paper calls it ``no_overlap``: within a group it is join
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from ..errors import ValidationError
-from .base import ExitLosses, Weights, register
+from .base import ExitLosses, Scheduled, Weights, at, register, scheduled
 
 Groups = int | Sequence[int]
 
@@ -21,8 +21,8 @@ class Grouped(ExitLosses):
 
     Args:
         groups: how many groups, whose sizes differ by one at most, the later ones larger; the size
-            of each, such as ``[3, 4]``; or a schedule, a function of the number of exits and the
-            progress of training in [0, 1] that returns one of these.
+            of each, such as ``[3, 4]``; or a schedule of these, see
+            `offramp.objectives.base.scheduled`.
         weights, ignore_index, label_smoothing: see `offramp.objectives.base.ExitLosses`.
 
     Raises:
@@ -35,19 +35,20 @@ class Grouped(ExitLosses):
 
     def __init__(
         self,
-        groups: Groups | Callable[[int, float], Groups] = 2,
+        groups: Scheduled[Groups] = 2,
         *,
         weights: Weights = "uniform",
         ignore_index: int = -100,
         label_smoothing: float = 0.0,
     ) -> None:
         super().__init__(weights, ignore_index=ignore_index, label_smoothing=label_smoothing)
-        self.groups = groups if callable(groups) else _checked(groups)
+        for given in scheduled("groups", groups):
+            _checked(given)
+        self.groups = groups
 
     def since(self, num_exits: int, progress: float) -> list[int]:
         """Each exit stops at the first segment of its group."""
-        groups = self.groups
-        given = _checked(groups(num_exits, progress)) if callable(groups) else groups
+        given = _checked(at(self.groups, num_exits, progress))
         sizes = _sizes(given, num_exits) if isinstance(given, int) else given
         if sum(sizes) != num_exits or min(sizes) < 1:
             raise ValidationError(
@@ -68,6 +69,6 @@ def _checked(groups: Any) -> Groups:
     if not sizes or any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in sizes):
         raise ValidationError(
             "wanted groups as a number of groups, as their sizes, both whole numbers from 1, or as "
-            f"a function; got {groups!r}"
+            f"a schedule; got {groups!r}"
         )
     return sizes if several else sizes[0]
