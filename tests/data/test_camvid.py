@@ -76,6 +76,41 @@ def test_the_official_validation_split_is_used_unless_a_share_is_asked_for(tmp_p
     assert len(splits.test) == 6 and splits.class_names == CLASSES
 
 
+def stretches(rows: torch.Tensor) -> int:
+    """Into how many rows that follow one another these fall, [n] rising."""
+    return int((rows.diff() > 1).sum()) + 1
+
+
+def test_what_is_drawn_from_train_is_of_frames_that_follow_one_another(tmp_path: Path) -> None:
+    """Drawn one by one, 36 of 144 would fall into 27 stretches, each frame beside one of train."""
+    path = pair_parquet(tmp_path, {"train": 144, "validation": 2, "test": 2}, values=VALUES)
+    options = {"path": path, "image_size": SIZE, "in_memory": False, "validation": 0.25}
+    drawn = set()
+    for seed in range(4):
+        splits = create_dataset("camvid", **options, calibration=0.25, seed=seed)
+        parts = (splits.train.rows, splits.validation.rows, splits.calibration.rows)
+        assert torch.cat(parts).sort().values.tolist() == list(range(144))
+        for rows in parts[1:]:
+            assert len(rows) == 36 and stretches(rows) <= 3
+            assert set((rows // 12).bincount().tolist()) <= {0, 12}  # whole ones
+        assert all(part.tolist() == sorted(part.tolist()) for part in parts)
+        drawn.add(tuple(splits.calibration.rows.tolist()))
+    assert len(drawn) == 4
+
+
+def test_frames_that_follow_one_another_are_alike(offramp_data: Path) -> None:
+    """Why they are drawn together; and the rows are in the order of the videos."""
+    splits = create_dataset(
+        "camvid", path=offramp_data / "camvid", image_size=(45, 60), in_memory=False
+    )
+    learn = [splits.train.take(range(60)).decoded(), splits.test.take(range(60)).decoded()]
+    for part, rows in zip(learn, (splits.train.rows[:60], splits.test.rows[:60]), strict=True):
+        pixels = part.pixels.float().flatten(1)
+        apart = torch.cdist(pixels, pixels, p=1)
+        beside = apart.diagonal(1)[rows.diff() == 1]
+        assert float(beside.median()) < 0.7 * float(apart[apart > 0].median())
+
+
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
     path = pair_parquet(tmp_path / "two", {"train": 9, "validation": 5}, values=VALUES)
     with pytest.raises(DataError, match=r"train, validation and test in .*got \['train', 'val"):
@@ -87,6 +122,10 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"row \d of split 'train'.* 0\.\.11, 255, got 12"):
         create_dataset("camvid", path=path, image_size=SIZE)
     folder = segnet_folders(tmp_path / "segnet")
+    noise("twice", SIZE).save(folder / "train" / "01.bmp")
+    with pytest.raises(DataError, match=r"one file of a name, got .*01\.bmp and .*01\.png$"):
+        create_dataset("camvid", path=folder)
+    (folder / "train" / "01.bmp").unlink()
     (folder / "valannot" / "01.png").unlink()
     with pytest.raises(DataError, match=r"a mask for every image, got none for .*val.01\.png$"):
         create_dataset("camvid", path=folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,10 @@ def test_masks_that_are_numbered_the_other_way_are_an_error(tmp_path: Path) -> N
     trained = pair_parquet(tmp_path / "trained", sizes, values=(0, 5, 18, 255))
     with pytest.raises(DataError, match=r"label_ids, got values in 0\.\.18.*labels='train_ids'"):
         create_dataset("cityscapes", path=trained)
-    with pytest.raises(DataError, match=r"\['label_ids', 'train_ids'\], got 'ids'"):
-        create_dataset("cityscapes", path=ids, labels="ids")
+    for labels in ("ids", ["label_ids"]):
+        said = re.escape(f"['label_ids', 'train_ids'], got {labels!r}")
+        with pytest.raises(DataError, match=said):
+            create_dataset("cityscapes", path=ids, labels=labels)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -102,6 +102,8 @@ def test_gray_has_one_channel(tmp_path: Path) -> None:
         ({"image_size": 0}, "image_size.*got 0"),
         ({"image_size": 7.5}, "image_size.*got 7.5"),
         ({"mean": [0.5]}, "mean as 3 numbers"),
+        ({"mean": 0.5}, "mean as 3 numbers for RGB, got 0.5"),
+        ({"in_memory": 1}, "in_memory as True, False or None, got 1"),
         ({"mode": "BGR"}, "'RGB' or 'L'"),
         ({"path": 3}, "path as text, got 3"),
         ({"path": "photos"}, "'photos': no such folder"),

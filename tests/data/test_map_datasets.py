@@ -123,6 +123,9 @@ def test_files_are_read_as_what_is_in_memory(make: Make) -> None:
         ("image_size", [8], r"size \(height, width\), each in"),
         ("image_size", [8, 0], r"size \(height, width\), each in"),
         ("mean", [0.5], "mean as 3 numbers"),
+        ("mean", 0.5, "mean as 3 numbers for RGB, got 0.5"),
+        ("std", None, "std as 3 positive numbers for RGB, got None"),
+        ("in_memory", "no", "in_memory as True, False or None, got 'no'"),
         ("path", 3, "path as text, got 3"),
     ],
 )

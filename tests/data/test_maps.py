@@ -102,6 +102,10 @@ def test_parts_that_do_not_fit_together_say_so() -> None:
 def test_a_damaged_file_is_named(files: MapFiles) -> None:
     Path(files.pairs.masks.name(17)).write_bytes(b"no mask")
     assert files[16][1].shape == SIZE
-    for read in (lambda: files[17], files.decoded, lambda: files.take([17]).masks):
-        with pytest.raises(DataError, match=r"1-17\.png: no known image format"):
+    by_workers = [
+        lambda num=num: list(open_data(files, 8, workers=num).batches(None)) for num in (0, 1)
+    ]
+    for read in (lambda: files[17], files.decoded, lambda: files.take([17]).masks, *by_workers):
+        with pytest.raises(DataError, match=r"1-17\.png: no known image format") as caught:
             read()
+        assert "\n" not in str(caught.value)

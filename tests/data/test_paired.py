@@ -234,6 +234,14 @@ def test_maps_of_another_size_are_one_clear_error() -> None:
             augmentation(["flip"]).paired(images, wrong, seeded())
 
 
+def test_maps_of_bytes_count_nothing_outside_either() -> None:
+    images, target = places()
+    for name in ("crop", "scale_crop", "erase", "rotate"):
+        _, found = augmentation([name]).paired(images, target.byte(), seeded())
+        assert found.dtype == torch.long and int(found.min()) == VOID
+        assert torch.equal(found, augmentation([name]).paired(images, target, seeded())[1])
+
+
 # ------------------------------------------------------------------------ in training
 def maps(num: int = 12) -> Maps:
     generator = seeded(0)

@@ -108,3 +108,5 @@ def test_gray_sets_refuse_three_means(tmp_path: Path) -> None:
     path = parquet(tmp_path, {"train": 10, "test": 2}, size=(28, 28), mode="L")
     with pytest.raises(DataError, match="mean as 1 numbers for L"):
         create_dataset("mnist", path=path, mean=[0.5, 0.5, 0.5], std=[0.5, 0.5, 0.5])
+    with pytest.raises(DataError, match=r"mean as 1 numbers for L, got 0\.5"):
+        create_dataset("mnist", path=path, mean=0.5)

@@ -44,7 +44,8 @@ def profile(
     more than a tenth of their segment are named below the table.
 
     The weights do not matter: nothing is trained and none are downloaded. With --shape no data are
-    read.
+    read; say model.num_classes=C then where the recipe leaves it to the data, as the heads of maps
+    cost by the class.
 
     \b
     Examples:
@@ -70,7 +71,7 @@ def profile(
     console.print(table(found))
     console.print(parts(found))
     for line in dear_heads(found.pieces):
-        console.print(line)
+        console.print(line, soft_wrap=True)  # one line each, also in a file
 
 
 def table(profile: Profile) -> Table:
@@ -82,7 +83,7 @@ def table(profile: Profile) -> Table:
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     shape = " x ".join(str(side) for side in profile.shape)
-    made.title = f"{profile.model}, inputs of {shape}, {profile.device}"
+    made.title = f"{profile.model}, {profile.num_classes} classes, {shape}, {profile.device}"
     made.caption = (
         "what it takes to have the answer of an exit, earlier heads included; cost in "
         "multiply-accumulates, the full network's = 1; ms per batch: median ± half the "

@@ -91,7 +91,8 @@ def augmentation(spec: Spec) -> PairedAugment:
         if target.dim() == 1:
             return augment(inputs, generator), target
         _check_images(inputs, target)
-        return changed(inputs, target, generator)
+        signed = target.long() if target.dtype == torch.uint8 else target  # -100 fits into no byte
+        return changed(inputs, signed, generator)
 
     augment.paired = paired  # pyright: ignore[reportFunctionMemberAccess]
     return cast(PairedAugment, augment)

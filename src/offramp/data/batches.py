@@ -193,8 +193,11 @@ class _Queue(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def __getitem__(self, number: int) -> Rows:
-        return self.read(self.tasks[number])
+    def __getitem__(self, number: int) -> Rows | DataError:
+        try:
+            return self.read(self.tasks[number])
+        except DataError as error:  # raised here, its line would arrive inside a traceback
+            return error
 
 
 def _from_rows(read: _Tensors | _Batches | _Items, num: int, cut: _Cut, workers: int) -> Source:
@@ -208,13 +211,16 @@ def _from_rows(read: _Tensors | _Batches | _Items, num: int, cut: _Cut, workers:
     def batches(how: Reading) -> Generator[Rows, None, None]:
         if workers and isinstance(read, _Items):
             own = torch.Generator()  # a loader without one draws from the caller's random state
-            yield from DataLoader(
+            for came in DataLoader(
                 _Queue(read, list(tasks(how))),
                 batch_size=None,
                 num_workers=workers,
                 collate_fn=_as_it_is,
                 generator=own,
-            )
+            ):
+                if isinstance(came, DataError):
+                    raise came
+                yield came
         else:
             yield from map(read, tasks(how))
 

@@ -103,7 +103,7 @@ def cityscapes(
         >>> create_dataset("cityscapes", path="cityscapes", image_size=(512, 1024)).num_classes
         19
     """
-    if labels not in _FILES:
+    if labels not in list(_FILES):  # which need not be hashable
         raise DataError(f"wanted labels as one of {list(_FILES)}, got {labels!r}")
     draw = MapDraw(seed, images, validation, calibration, in_memory=in_memory)
     prepared = Prepared(squashed(image_size, mean, std), _legend(labels))

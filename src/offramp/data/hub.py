@@ -14,7 +14,7 @@ from ..errors import DataError, extra
 from .base import Splits, register
 from .encoded import read_file
 from .parts import Draw, Labelled, Official, assemble
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Mode, Preprocess
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Mode, Preprocess, frozen
 
 _VALIDATION = ("validation", "valid", "val", "dev")
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
@@ -98,10 +98,10 @@ def for_mode(
     mean: Sequence[float], std: Sequence[float], mode: Mode
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation as given; ImageNet's become their mean where images are gray."""
-    mean, std = tuple(mean), tuple(std)
-    if mode == "L" and (mean, std) == (IMAGENET_MEAN, IMAGENET_STD):
+    given = frozen(mean), frozen(std)
+    if mode == "L" and given == (IMAGENET_MEAN, IMAGENET_STD):
         return (sum(mean) / 3,), (sum(std) / 3,)
-    return mean, std
+    return given
 
 
 def check_size(image_size: int) -> None:

@@ -18,7 +18,7 @@ from .encoded import Paths
 from .folder import existing, has_classes, scan
 from .hub import Columns, check_size, cropped, load, local_folder, read
 from .parts import Draw, Labelled, Official, assemble
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess, frozen
 
 _IMAGENETTE = {
     "n01440764": "tench",
@@ -152,7 +152,7 @@ def tiny_imagenet(
     """
     draw = Draw(seed, images_per_class, validation, calibration, in_memory=in_memory)
     check_size(image_size)
-    preprocess = Preprocess((image_size, image_size), None, tuple(mean), tuple(std))
+    preprocess = Preprocess((image_size, image_size), None, frozen(mean), frozen(std))
     folder = existing(path)
     wnids = sorted(_lines(folder / "wnids.txt"))
     if not has_classes(folder / "train"):

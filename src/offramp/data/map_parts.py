@@ -1,13 +1,15 @@
 """From the splits of images and masks that a data set comes with to the four parts of offramp.
 
 Which split becomes which part is as for labels, see `offramp.data.parts`. A map has no class of its
-own, so what is drawn from train is drawn evenly, by seed.
+own, so what is drawn from train is drawn by seed alone: images one by one, or stretches of those
+that follow one another, as the frames of a video do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +18,13 @@ from torch import Tensor
 from ..errors import DataError
 from .base import Splits
 from .encoded import Paths, progress
+from .folder import image_files
 from .hub import Column, split_names
 from .images import fit_in_memory
 from .maps import MapFiles, Maps
 from .masks import Legend, Pairs, values_of
-from .parts import VALIDATION, check_draw
-from .preprocess import Mode, Preprocess
+from .parts import Shares, check_draw, rest_of, used
+from .preprocess import Mode, Preprocess, frozen
 from .splits import Parts, first_per_class, split
 
 _LOOKED_AT = 8
@@ -55,6 +58,9 @@ class MapDraw:
         calibration: likewise.
         test: likewise, where no official split can be the test part.
         in_memory: hold decoded images in memory. None: where they take 2 GB at most.
+        together: how many images that follow one another in train go into the same part. 1 draws
+            them one by one; frames of a video are alike, and drawn so, calibration would be of
+            images that the weights have all but seen.
 
     Raises:
         DataError: if a value is not as described.
@@ -66,6 +72,7 @@ class MapDraw:
     calibration: float = 0.1
     test: float = 0.15
     in_memory: bool | None = None
+    together: int = 1
 
     def __post_init__(self) -> None:
         check_draw(self, "images")
@@ -85,16 +92,8 @@ def assemble_maps(
     Raises:
         DataError: if there are too few images for the parts, or a pair cannot be read.
     """
-    train, validation, test = official
-    if test is None:
-        test, validation = validation, None
-    if draw.validation is not None:
-        validation = None
-    shares = (
-        0.0 if validation is not None else draw.validation or VALIDATION,
-        draw.calibration,
-        0.0 if test is not None else draw.test,
-    )
+    train = official.train
+    validation, test, shares = used(official.validation, official.test, draw)
     parts = _drawn(len(train.images), shares, draw)
     chosen = [
         MapFiles(train, parts.train, *prepared),
@@ -119,8 +118,7 @@ def squashed(
     """
     if isinstance(image_size, str) or not isinstance(image_size, Sequence):
         raise DataError(f"wanted image_size as (height, width) in pixels, got {image_size!r}")
-    height_width: Any = tuple(image_size)
-    return Preprocess(height_width, None, tuple(mean), tuple(std), mode)
+    return Preprocess(frozen(image_size), None, frozen(mean), frozen(std), mode)
 
 
 def read_columns(found: Mapping[str, Any], image: str, mask: str) -> OfficialMaps:
@@ -166,10 +164,33 @@ def pair_files(images: Mapping[str, str], masks: Mapping[str, str]) -> Pairs:
     return Pairs(Paths([images[name] for name in names]), Paths([masks[name] for name in names]))
 
 
+def pair_folders(images: Path, masks: Path) -> Pairs:
+    """The images below a folder with those below another, by path without extension.
+
+    Raises:
+        DataError: if there are none, one has no partner, or two have one name.
+    """
+    pairs = pair_files(_named(images), _named(masks))
+    if not len(pairs.images):
+        raise DataError(f"wanted images in {images}, got none")
+    return pairs
+
+
 def first_values(pairs: Pairs) -> set[int]:
     """The values in a few masks, evenly spread: enough to see by what numbers they go."""
     num = len(pairs.masks)
     return values_of(pairs, torch.linspace(0, num - 1, min(num, _LOOKED_AT)).long().tolist())
+
+
+def _named(folder: Path) -> dict[str, str]:
+    """Paths of the images below a folder, at any depth, by path without extension."""
+    found: dict[str, str] = {}
+    for file in image_files(folder):
+        name = str(Path(file).relative_to(folder).with_suffix(""))
+        if name in found:
+            raise DataError(f"wanted one file of a name, got {found[name]} and {file}")
+        found[name] = file
+    return found
 
 
 def _columns(table: Any, image: str, mask: str, split: str) -> Pairs:
@@ -181,23 +202,31 @@ def _columns(table: Any, image: str, mask: str, split: str) -> Pairs:
     return Pairs(Column(table, image, split), Column(table, mask, split))
 
 
-def _drawn(num: int, shares: tuple[float, float, float], draw: MapDraw) -> Parts:
+def _drawn(num: int, shares: Shares, draw: MapDraw) -> Parts:
     """Rows of the training split for each part; shares of validation, calibration and test."""
-    rest = 1 - sum(shares)
-    if rest <= 1e-9:
-        raise DataError(f"wanted shares of train that leave something to learn from, got {shares}")
+    rest = rest_of(shares)
     wanted = 1 + sum(share > 0 for share in shares)
     if num < wanted:
         raise DataError(
             f"wanted {wanted} images with masks in train, one for each part drawn, got {num}"
         )
-    parts = split(torch.zeros(num, dtype=torch.long), fractions=(rest, *shares), seed=draw.seed)
+    sizes = map(len, split(torch.zeros(num, dtype=torch.long), fractions=(rest, *shares)))
+    parts = _in_stretches(list(sizes), draw)
     if draw.images is None:
         return parts
     if draw.images > len(parts.train):
         raise DataError(f"wanted images={draw.images} in the training part, got {len(parts.train)}")
     kept = first_per_class(torch.zeros(len(parts.train)), draw.images, seed=draw.seed)
     return parts._replace(train=parts.train[kept])
+
+
+def _in_stretches(sizes: list[int], draw: MapDraw) -> Parts:
+    """Parts of these sizes, of stretches in an order drawn by seed; two parts may share one."""
+    stretches = torch.arange(sum(sizes)).split(draw.together)
+    generator = torch.Generator().manual_seed(draw.seed)
+    order = torch.randperm(len(stretches), generator=generator).tolist()
+    rows = torch.cat([stretches[number] for number in order])
+    return Parts(*[part.sort().values for part in rows.split(sizes)])
 
 
 def _own(train: Pairs, rows: Tensor, own: Pairs | None) -> tuple[Pairs, Tensor]:

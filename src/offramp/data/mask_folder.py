@@ -9,7 +9,6 @@ from typing import Any
 
 from ..errors import DataError
 from .base import Splits, register
-from .folder import image_files
 from .hub import for_mode, local_folder
 from .map_parts import (
     MapDraw,
@@ -17,7 +16,7 @@ from .map_parts import (
     Prepared,
     assemble_maps,
     first_values,
-    pair_files,
+    pair_folders,
     squashed,
 )
 from .masks import MOST_CLASSES, VOID, Colour, Legend, Pairs
@@ -123,21 +122,7 @@ def _has_both(folder: Path) -> bool:
 
 
 def _pairs(folder: Path) -> Pairs:
-    pairs = pair_files(_named(folder / _IMAGES), _named(folder / _MASKS))
-    if not len(pairs.images):
-        raise DataError(f"wanted images in {folder / _IMAGES}, got none")
-    return pairs
-
-
-def _named(folder: Path) -> dict[str, str]:
-    """Paths of the images below a folder, at any depth, by path without extension."""
-    found: dict[str, str] = {}
-    for file in image_files(folder):
-        name = str(Path(file).relative_to(folder).with_suffix(""))
-        if name in found:
-            raise DataError(f"wanted one file of a name, got {found[name]} and {file}")
-        found[name] = file
-    return found
+    return pair_folders(folder / _IMAGES, folder / _MASKS)
 
 
 # ------------------------------------------------------------------------ classes

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from .encoded import Encoded, progress
 from .images import ImageFiles, Images, fit_in_memory
 from .preprocess import Preprocess
 from .splits import Parts, first_per_class, split
+
+T = TypeVar("T")
+Shares = tuple[float, float, float]  # of train, that are validation, calibration and test
 
 VALIDATION = 0.1  # of train, where a data set says nothing else
 
@@ -72,10 +75,10 @@ class Draw:
 
 
 def check_draw(draw: Any, images: str) -> None:
-    """Raise what says that a seed, a share or a number of images is none.
+    """Raise what says that an option of a draw is not as it should be.
 
     Args:
-        draw: has the attributes ``seed``, ``validation``, ``calibration`` and ``test``.
+        draw: has the attributes ``seed``, ``validation``, ``calibration``, ``test``, ``in_memory``.
         images: name of the attribute that says how many images are kept.
 
     Raises:
@@ -90,6 +93,44 @@ def check_draw(draw: Any, images: str) -> None:
     num = getattr(draw, images)
     if num is not None and (not isinstance(num, int) or isinstance(num, bool) or num < 1):
         raise DataError(f"wanted {images} as a whole number from 1, got {num!r}")
+    if not (draw.in_memory is None or isinstance(draw.in_memory, bool)):
+        raise DataError(f"wanted in_memory as True, False or None, got {draw.in_memory!r}")
+
+
+def used(validation: T | None, test: T | None, draw: Any) -> tuple[T | None, T | None, Shares]:
+    """The official splits that become the parts validation and test, and what is drawn from train.
+
+    Args:
+        validation: the official split, where there is one.
+        test: likewise.
+        draw: has the attributes ``validation``, ``calibration`` and ``test``.
+
+    Returns:
+        The two parts, None where they are drawn, and the shares of train that are validation,
+        calibration and test; 0 where there is an official split.
+    """
+    if test is None:
+        test, validation = validation, None
+    if draw.validation is not None:
+        validation = None
+    shares = (
+        0.0 if validation is not None else draw.validation or VALIDATION,
+        draw.calibration,
+        0.0 if test is not None else draw.test,
+    )
+    return validation, test, shares
+
+
+def rest_of(shares: Shares) -> float:
+    """The share of the official training split that is left to learn from.
+
+    Raises:
+        DataError: if nothing is.
+    """
+    rest = 1 - sum(shares)
+    if rest <= 1e-9:
+        raise DataError(f"wanted shares of train that leave something to learn from, got {shares}")
+    return rest
 
 
 def assemble(
@@ -106,16 +147,8 @@ def assemble(
     Raises:
         DataError: if a class has too few images for the parts, or an image cannot be read.
     """
-    train, validation, test = official
-    if test is None:
-        test, validation = validation, None
-    if draw.validation is not None:
-        validation = None
-    shares = (
-        0.0 if validation is not None else draw.validation or VALIDATION,
-        draw.calibration,
-        0.0 if test is not None else draw.test,
-    )
+    train = official.train
+    validation, test, shares = used(official.validation, official.test, draw)
     parts = drawn(train.targets, shares, class_names, draw)
     chosen = [
         _files(train, parts.train, preprocess),
@@ -129,9 +162,7 @@ def assemble(
     return Splits(*held, class_names=tuple(class_names), preprocess=preprocess)
 
 
-def drawn(
-    targets: Tensor, shares: tuple[float, float, float], class_names: Sequence[str], draw: Draw
-) -> Parts:
+def drawn(targets: Tensor, shares: Shares, class_names: Sequence[str], draw: Draw) -> Parts:
     """Rows of a training split for each part.
 
     Args:
@@ -144,9 +175,7 @@ def drawn(
         DataError: if a class has too few images.
     """
     _check_labels(targets, len(class_names), "train")
-    rest = 1 - sum(shares)
-    if rest <= 1e-9:
-        raise DataError(f"wanted shares of train that leave something to learn from, got {shares}")
+    rest = rest_of(shares)
     wanted = 1 + sum(share > 0 for share in shares)
     counts = targets.bincount(minlength=len(class_names))
     _check_counts(counts, class_names, wanted, f"{wanted} images, one for each part drawn,")

@@ -136,7 +136,7 @@ class Preprocess:
         if set(plain) != names:
             came = sorted(map(str, plain))
             raise DataError(f"wanted preprocessing with the fields {sorted(names)}, got {came}")
-        return cls(**{name: _frozen(value) for name, value in plain.items()})
+        return cls(**{name: frozen(value) for name, value in plain.items()})
 
     def _constants(self, device: torch.device) -> tuple[Tensor, Tensor]:  # each [C, 1, 1]
         mean = torch.tensor(self.mean, device=device).view(-1, 1, 1)
@@ -162,6 +162,11 @@ class Preprocess:
         image = image.resize(sides, how)
         left, top = round((image.width - width) / 2), round((image.height - height) / 2)
         return image.crop((left, top, left + width, top + height))
+
+
+def frozen(value: Any) -> Any:
+    """A sequence as a tuple, as the fields of `Preprocess` are; it tells what anything else is."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
 # ------------------------------------------------------------------------ images
@@ -224,7 +229,3 @@ def _are_numbers(values: object, num: int) -> bool:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from .base import Splits, register
 from .hub import Columns, check_size, joined, load, read
 from .parts import Draw, assemble
-from .preprocess import Mode, Preprocess
+from .preprocess import Mode, Preprocess, frozen
 
 
 class _Known(NamedTuple):
@@ -260,7 +260,7 @@ def _create(
     """The data set as asked for; `more` names a split to learn from as well."""
     check_size(image_size)
     mean, std = (
-        own if given is None else tuple(given)
+        own if given is None else frozen(given)
         for given, own in zip(normal, (known.mean, known.std), strict=True)
     )
     preprocess = Preprocess((image_size, image_size), None, mean, std, known.mode)

@@ -32,6 +32,7 @@ class Profile:
 
     model: str  # its name
     shape: tuple[int, ...]  # of one input
+    num_classes: int  # that every exit answers with, C
     device: str
     costs: list[Costs]  # one per batch size
     full_spread_ms: list[float]  # of the full network, interquartile range, likewise
@@ -44,7 +45,8 @@ class Profile:
             for costs, spread in zip(self.costs, self.full_spread_ms, strict=True)
         ]
         relative = self.costs[0].relative().tolist()
-        told = {"model": self.model, "shape": list(self.shape), "device": self.device}
+        told = {"model": self.model, "shape": list(self.shape), "num_classes": self.num_classes}
+        told["device"] = self.device
         macs = {name: values.tolist() for name, values in self.pieces._asdict().items()}
         return {**told, "relative": relative, "costs": times, "pieces": macs}
 
@@ -64,7 +66,8 @@ def profile(
         source: a recipe's name, a YAML file, the folder of a run, or a bundle.
         overrides: ``a.b.c=value`` each; a bundle takes none.
         batch_sizes: inputs to time at once.
-        shape: of one input, such as ``3,32,32``; then no data are read. By default that of the
+        shape: of one input, such as ``3,32,32``; then no data are read, and the number of classes
+            is the model's own default where its options do not say it. By default that of the
             data, or of the images that a bundle was made for.
         repeats: timed runs of each batch size.
         device: where to run; by default on a GPU, where there is one.
@@ -88,8 +91,9 @@ def profile(
     costs, spreads = map(list, zip(*found, strict=True))
     with torch.no_grad():
         pieces = count_macs(model, move(example, place))
+        classes = model(move(example, place))[-1].logits.shape[1]
     sides = tuple(tensors(example)[0].shape[1:])
-    return Profile(name, sides, str(place), costs, spreads, pieces)
+    return Profile(name, sides, classes, str(place), costs, spreads, pieces)
 
 
 def _from_bundle(
