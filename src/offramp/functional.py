@@ -142,8 +142,8 @@ def class_counts(answers: Tensor, targets: Tensor, num_classes: int) -> Tensor:
 def class_iou(counts: Tensor) -> Tensor:
     """Intersection over union of each class, [*, 3, C] -> [*, C] float64.
 
-    It is NaN for a class that is neither wanted nor answered anywhere: ``nanmean`` leaves it out, as
-    the evaluation of Cityscapes does.
+    It is NaN for a class that is neither wanted nor answered anywhere: ``nanmean`` leaves that out,
+    as the evaluation of Cityscapes does.
     """
     right, answered, wanted = counts.double().unbind(-2)
     return right / (answered + wanted - right)

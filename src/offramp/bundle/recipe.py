@@ -165,7 +165,7 @@ def _with_heads(options: Plain, head: HeadSpecs | None) -> Plain:
     """The options with the given heads in the place of functions that were not saved."""
     spec = options.get("head")
     each = spec if isinstance(spec, list) else [spec]
-    unsaved = [one for one in each if _is_unsaved(one)]
+    unsaved: list[Any] = [one for one in each if _is_unsaved(one)]
     if not unsaved:
         if head is not None:
             raise BundleError(f"wanted no head: this bundle's heads are {short(repr(spec), 80)}")
