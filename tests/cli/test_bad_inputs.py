@@ -61,7 +61,7 @@ TABLE: list[tuple[str, str]] = [
     ("routes digits objective=layerwise", "no objective is named 'layerwise'; did you mean"),
     (
         "routes digits objective=grouped objective.groups=9",
-        "wanted groups of 4 segments in all, got 9",
+        "wanted groups of 4 segments in all, at least 1 in each, got 9",
     ),
     ("routes digits objective=grouped objective.groups=0", "wanted groups as a number of groups"),
     ("routes HERE/full", "wanted the folder of a run, but it has no config.yaml"),
