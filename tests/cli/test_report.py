@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Command = Callable[..., Any]
 
 
@@ -90,3 +92,13 @@ def test_path_with_an_equals_sign_is_a_path(scored: Path, tmp_path: Path, comman
     named = scored.rename(tmp_path / "lr=0.1")
     said = command("report", named, "--json")
     assert json.loads(said.out)["runs"] == [str(named)]
+
+
+def test_report_names_the_studies_on_a_narrow_terminal(
+    scored: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studies(scored, tmp_path)
+    monkeypatch.setenv("COLUMNS", "44")
+    said = command("report", tmp_path / "joint", tmp_path / "last", "--out", tmp_path / "page.html")
+    first = {line.split()[0] for line in said.out.splitlines() if line.strip()}
+    assert {"joint", "layer_wise", "seeds", "gain", "95%"} <= first

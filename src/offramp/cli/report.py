@@ -88,9 +88,9 @@ def table(compared: Comparison) -> Table:
     made.title = f"{compared.measure} by exit, %: mean, and lowest to highest seed"
     made.caption = f"gain over {base} in points: mean over paired seeds, and its 95% t-interval"
     made.title_justify = made.caption_justify = "left"
-    made.add_column("")
-    for k in range(compared.num_exits):
-        made.add_column(f"exit {k}", justify="right", no_wrap=True)
+    made.add_column("", no_wrap=True)
+    for k in range(compared.num_exits):  # where a line is too short, a range takes two
+        made.add_column(f"exit {k}", justify="right", min_width=6)
     for number, scheme in enumerate(compared.schemes):
         made.add_section()
         exits = scheme.exits
