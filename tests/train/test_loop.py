@@ -408,3 +408,29 @@ def test_fit_says_that_there_is_nothing_to_train(tiny, data):
     single = MultiExitModel([nn.Flatten()], [nn.Sequential(nn.Linear(72, 3), _Say())])
     with pytest.raises(ValidationError, match="single exit"):
         fit(single, data, epochs=1, train="heads", progress=False)
+
+
+def test_fit_refuses_what_torch_computes_wrongly_on_a_cpu(tiny, data):
+    """Weight gradients of dilated convolutions in bf16 and channels last."""
+    model = tiny()
+    model.segments[1][0] = nn.Conv2d(4, 6, 3, padding=2, dilation=2)
+    options = {"epochs": 1, "precision": "bf16", "progress": False}
+    with pytest.raises(ValidationError, match="channels_last=False beside precision='bf16'"):
+        fit(model, data, "joint", channels_last=True, **options)
+    phases = [{"epochs": 1}, {"epochs": 1, "channels_last": True}]
+    with pytest.raises(ValidationError, match="dilated convolutions, got True and 1 of them"):
+        fit(model, data, "joint", phases=phases, precision="bf16", progress=False)
+    fit(model, data, "joint", **options)
+
+
+@pytest.mark.parametrize("groups", [1, 24])
+def test_dilated_convolutions_in_bf16_have_the_right_gradient_in_the_plain_layout(groups):
+    """What `fit` leaves allowed is right."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(24, 24, 3, padding=4, dilation=4, groups=groups, bias=False)
+    inputs, pull = torch.randn(4, 24, 23, 30), torch.randn(4, 24, 23, 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        conv(inputs).backward(pull.bfloat16())
+    found, conv.weight.grad = conv.weight.grad, None
+    conv(inputs).backward(pull)
+    assert (found - conv.weight.grad).norm() < 0.02 * conv.weight.grad.norm()

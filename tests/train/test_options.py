@@ -35,9 +35,15 @@ def test_options_agree_with_the_keywords_of_fit_in_names_and_defaults():
 def test_options_are_checked_by_pydantic_as_a_config_file_needs():
     adapter = pydantic.TypeAdapter(Options)
     assert adapter.validate_python({}) == Options()
-    plain = {"epochs": 3, "train": ["heads", 1], "milestones": [0.3], "clip": 1, "lr": 1}
+    plain = {
+        "epochs": 3,
+        "train": ["heads", "gate.0", "fc", 1],
+        "milestones": [0.3],
+        "clip": 1,
+        "lr": 1,
+    }
     assert adapter.validate_python(plain) == Options(**plain)
-    for wrong in ({"optimizer": "lion"}, {"train": "tail"}, {"epochs": "many"}, {"schedule": "up"}):
+    for wrong in ({"optimizer": "lion"}, {"train": 1.5}, {"epochs": "many"}, {"schedule": "up"}):
         with pytest.raises(pydantic.ValidationError, match=next(iter(wrong))):
             adapter.validate_python(wrong)
 

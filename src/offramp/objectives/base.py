@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import torch.nn.functional as F
@@ -36,7 +36,9 @@ class Objective(nn.Module, ABC):
 
         Args:
             outputs: K exits.
-            batch: the batch that gave them; its target is [N, *S].
+            batch: the batch that gave them; its target is [N, *S], negative where it does not
+                count. A process that no row of a batch falls to is given others, none of which
+                count.
             costs: cost of each exit.
         """
 
@@ -46,6 +48,29 @@ class Objective(nn.Module, ABC):
         An objective around another one hands on what that says.
         """
         return None
+
+    def refresh(
+        self, answers: Iterable[tuple[Sequence[ExitOutput], Batch]], costs: Costs, rows: int
+    ) -> None:
+        """Look at all training rows before an epoch; by default nothing is looked at.
+
+        Where a class overrides this, training calls it at the start of every epoch of a phase but
+        the first. An objective around another one hands this on, and `refreshes` with it.
+
+        Args:
+            answers: all exits' outputs for the training rows in order, and the rows, a batch at a
+                time; in eval mode, without gradients, and without what training adds to the rows:
+                augmentation and mixing. They are made as they are asked for. Of several processes
+                each is given its share, which may be of no batch at all, so nothing that asks the
+                others (`offramp.together`) belongs in between.
+            costs: cost of each exit.
+            rows: number of rows of the data set; those of all processes together.
+        """
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether `refresh` does anything."""
+        return type(self).refresh is not Objective.refresh
 
 
 class ExitLosses(Objective):
@@ -77,9 +102,7 @@ class ExitLosses(Objective):
                 raise ValidationError(
                     f"wanted weights 'uniform', 'linear', numbers or a schedule, got {given!r}"
                 )
-        number = isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool)
-        if not (number and 0 <= label_smoothing < 1):
-            raise ValidationError(f"wanted label_smoothing in [0, 1), got {label_smoothing!r}")
+        check_smoothing(label_smoothing)
         self.weights: Weights = weights  # type: ignore[assignment]
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
@@ -172,6 +195,17 @@ def _progress(start: object) -> float | None:
     return number if 0 <= number <= 1 and not isinstance(start, bool) else None
 
 
+def check_smoothing(label_smoothing: Any) -> None:
+    """Check that this is a share of a target.
+
+    Raises:
+        ValidationError: if it is not.
+    """
+    number = isinstance(label_smoothing, int | float) and not isinstance(label_smoothing, bool)
+    if not (number and 0 <= label_smoothing < 1):
+        raise ValidationError(f"wanted label_smoothing in [0, 1), got {label_smoothing!r}")
+
+
 def counted(target: Tensor, num_classes: int, ignore_index: int = -100) -> Tensor:
     """The target with -100 wherever it does not count, [N, *S] int64.
 
@@ -201,13 +235,22 @@ def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float = 0.
         target: [N, *S] int64, with -100 wherever it does not count, as `counted` gives it.
         label_smoothing: share of the target that is spread evenly over all classes.
     """
-    if logits.shape[2:] != target.shape[1:]:
-        logits = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(
-        logits, target, ignore_index=-100, reduction="sum", label_smoothing=label_smoothing
+        resized(logits, target),
+        target,
+        ignore_index=-100,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
     # not the mean of cross_entropy, which is NaN for a batch where every target is ignored
     return total / (target >= 0).sum().clamp_min(1)
+
+
+def resized(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits at the targets' resolution, bilinearly, [N, C, *T], [N, *S] -> [N, C, *S]."""
+    if logits.shape[2:] == target.shape[1:]:
+        return logits
+    return F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
 
 
 def wrapped(objective: object, ignore_index: int = -100, label_smoothing: float = 0.0) -> Objective:

@@ -14,7 +14,7 @@ learns to be easy to imitate), and distillation of features.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,17 @@ class Distill(Objective):
     def gains(self, num_exits: int, progress: float) -> Gains | None:
         """Those of the wrapped objective."""
         return self.objective.gains(num_exits, progress)
+
+    def refresh(
+        self, answers: Iterable[tuple[Sequence[ExitOutput], Batch]], costs: Costs, rows: int
+    ) -> None:
+        """What the wrapped objective does with them."""
+        self.objective.refresh(answers, costs, rows)
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether the wrapped objective does."""
+        return self.objective.refreshes
 
     def _losses(self, students: list[Tensor], last: Tensor, batch: Batch) -> list[Tensor]:
         if batch.progress < self.start:

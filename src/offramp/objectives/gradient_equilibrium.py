@@ -11,7 +11,7 @@ out: that paper's inline subnetwork collaboration and one-for-all distillation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..types import Batch, Costs, ExitOutput, Gains, Term
@@ -64,3 +64,14 @@ class GradientEquilibrium(Objective):
             heads = [a * b for a, b in zip(heads, inner.heads, strict=True)]
             boundaries = [a * b for a, b in zip(boundaries, inner.boundaries, strict=True)]
         return Gains(heads, boundaries)
+
+    def refresh(
+        self, answers: Iterable[tuple[Sequence[ExitOutput], Batch]], costs: Costs, rows: int
+    ) -> None:
+        """What the wrapped objective does with them."""
+        self.objective.refresh(answers, costs, rows)
+
+    @property
+    def refreshes(self) -> bool:
+        """Whether the wrapped objective does."""
+        return self.objective.refreshes

@@ -21,7 +21,7 @@ from .bar import Display, progress_bar
 from .meter import History
 from .options import Augment, MakeOptimizer, Options, Part, is_number, whole
 from .phases import OPTIONS, Common, Phase, check_augments, check_mixing, plan
-from .place import Place
+from .place import Place, check_layout
 from .resume import Keeper, open_folder
 from .schedules import Schedule
 from .seeds import random_states_kept
@@ -80,7 +80,8 @@ def fit(
         model: the model; it stays on ``device`` and in the layout asked for.
         data: tensors (inputs, targets), a map-style Dataset of such pairs, data with a method
             ``batch(rows)``, or a DataLoader, which keeps its own batches and order and does not say
-            rows: ``Batch.index`` is then -1. A last batch of a single row is left out, but for a
+            rows: ``Batch.index`` is then -1, and no objective that is refreshed from all rows, as
+            ``pseudo_exit`` is, can be trained. A last batch of a single row is left out, but for a
             DataLoader's. A DataLoader's workers that persist are not resumed bit for bit.
         objective: what to minimise, by name or itself; its own parameters learn too. By name, each
             phase has a new one. When training is resumed it goes on from its ``state_dict``, of
@@ -113,8 +114,9 @@ def fit(
             the objective sees them.
         channels_last: lay out weights and inputs of four dimensions channels last.
         train: what learns: ``all``, ``heads`` (the early ones; the last exit is the network's own),
-            ``gates``, the number of a segment, or several of these. All else stays as it is, bit
-            for bit, batch-norm statistics included.
+            ``gates``, ``head.K`` or ``gate.K`` of exit K alone, the number of a segment, the name
+            of a module of the network that exits were attached to, such as ``fc``, or several of
+            these. All else stays as it is, bit for bit, batch-norm statistics included.
         phases: parts of the training that run one after another, each a mapping of the options
             above, ``objective`` and ``augment`` that it has for itself. Each has its own optimizer,
             schedule, average, best weights and ``Batch.progress``.
@@ -164,6 +166,8 @@ def fit(
     planned = plan(model, data, common, phases, workers=workers)
     checks = [_open_validation(validation, phase, workers) for phase in planned]
     place = Place(torch.device(device) if device is not None else device_of(model))
+    for each in planned:
+        check_layout(model, place.of(each.options))
     folder = open_folder(out, resume)
     world = World.current()
     _check_shared(data, validation, world)

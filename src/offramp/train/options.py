@@ -18,7 +18,7 @@ from .schedules import Schedule
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 Augment = Callable[[State, torch.Generator], State]
-Part = Literal["all", "heads", "gates"] | int
+Part = str | int  # "all", "heads", "gates", "head.K", "gate.K", a module's name; a segment
 
 _OPTIMIZERS = ("sgd", "adam", "adamw")
 

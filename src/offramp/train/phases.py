@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
+from torch.utils.data import DataLoader
+
 from ..data.augment import check_augment
 from ..data.batches import Data, Source, open_data
 from ..errors import DataError, OptionError, ValidationError
@@ -44,6 +46,7 @@ class Phase(NamedTuple):
     source: Source
     schedule: Schedule
     make: MakeOptimizer
+    every_row: Source | None = None  # for an objective that is refreshed from them
 
     @property
     def batches(self) -> int:
@@ -84,7 +87,8 @@ def plan(
     Raises:
         OptionError: if a phase has a key that is no option.
         ValidationError: if an option is wrong.
-        DataError: if the data are of no kind that it takes, or of unknown length.
+        DataError: if the data are of no kind that it takes, or of unknown length, or their rows
+            have no numbers and an objective needs them.
     """
     if isinstance(phases, str | Mapping) or not isinstance(phases, Sequence):
         raise ValidationError(
@@ -180,7 +184,21 @@ def _make(model: MultiExitModel, data: Data, own: Common, workers: int) -> Phase
         raise ValidationError(
             "wanted at least one parameter to train, but requires_grad is False for all of them"
         )
-    return Phase(options, objective, own.augment, source, schedule, make)
+    every_row = _every_row(data, objective, options, workers)
+    return Phase(options, objective, own.augment, source, schedule, make, every_row)
+
+
+def _every_row(data: Data, objective: Objective, options: Options, workers: int) -> Source | None:
+    """All rows in order, also a single last one, where the objective wants to see them."""
+    if not objective.refreshes:
+        return None
+    if isinstance(data, DataLoader):
+        raise DataError(
+            f"wanted data whose rows have numbers for {type(objective).__name__}, which is "
+            "refreshed from all of them: tensors or a Dataset; got a DataLoader: give its Dataset "
+            "itself, with batch_size, workers and augment"
+        )
+    return open_data(data, options.batch_size, workers=workers)
 
 
 def _settings(objective: Objective) -> dict[str, Any]:

@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..costs import modules_of
 from ..data.batches import Rows
+from ..errors import ValidationError
+from ..model import MultiExitModel
 from ..trees import map_tensors, move
+from .options import Options
 
 
 class Place(NamedTuple):
@@ -18,6 +22,10 @@ class Place(NamedTuple):
     device: torch.device
     precision: str = "float32"
     channels_last: bool = False
+
+    def of(self, options: Options) -> Place:
+        """This device, with the precision and layout of a phase."""
+        return self._replace(precision=options.precision, channels_last=options.channels_last)
 
     def settle(self, *modules: nn.Module) -> None:
         """Move modules to the device and into the layout."""
@@ -39,6 +47,27 @@ class Place(NamedTuple):
             torch.autocast(self.device.type, torch.bfloat16)
             if self.precision == "bf16"
             else nullcontext()
+        )
+
+
+def check_layout(model: MultiExitModel, place: Place) -> None:
+    """Refuse the one combination in which torch gives wrong gradients without a word.
+
+    On a processor with bf16 units, in bf16 and channels last, the weight gradient of a dilated
+    convolution is partly memory that was never written (torch 2.15 with oneDNN; of dense
+    convolutions where channels are no multiple of 16).
+
+    Raises:
+        ValidationError: if the model would be trained so.
+    """
+    if not (place.device.type == "cpu" and place.precision == "bf16" and place.channels_last):
+        return
+    convs = [m for m in modules_of(model) if isinstance(m, nn.Conv2d) and max(m.dilation) > 1]
+    if convs:
+        raise ValidationError(
+            f"wanted channels_last=False beside precision='bf16' on a CPU for a model with dilated "
+            f"convolutions, got True and {len(convs)} of them: torch computes wrong weight "
+            "gradients there"
         )
 
 

@@ -17,6 +17,7 @@ from .meter import History, Meter, headline
 from .parts import buffers_of, named_tensors, only_trained
 from .phases import Phase, describe
 from .place import Place
+from .refresh import refresh
 from .resume import Best, Keeper, Position
 from .steps import Run, epoch_steps
 from .validate import Monitor, validate
@@ -95,9 +96,7 @@ def run_phases(
     world, model = session.world, session.model
     for number, phase in enumerate(session.phases):
         options = phase.options
-        place = session.place._replace(
-            precision=options.precision, channels_last=options.channels_last
-        )
+        place = session.place.of(options)
         place.settle(model, phase.objective)  # of phases that are done too: layouts stay
         if number == 0:
             _start(session, state, display)
@@ -133,7 +132,10 @@ def _train_phase(
         best.load(now["best"])
     meter_state = None if now is None else now["meter"]
     for epoch in range(session.at.epoch, run.phase.epochs):
-        meter = _meter(session, run, epoch, display)
+        note = _note(session, run, epoch)
+        if epoch and not session.at.step:  # a checkpoint within an epoch has it behind it
+            refresh(run, epoch, display, note)
+        meter = _meter(session, run, epoch, display, note)
         if meter_state is not None:
             meter.load(meter_state)
         skip, meter_state = session.at.step, None
@@ -179,13 +181,18 @@ def _end_epoch(session: Session, run: Run, best: Best, figures: Mapping[str, Any
     session.keeper.write({"kind": "epoch", **entry})
 
 
-def _meter(session: Session, run: Run, epoch: int, display: Display | None) -> Meter:
-    """The meter of an epoch, with the last one's validation figure to show."""
+def _note(session: Session, run: Run, epoch: int) -> str:
+    """What the progress bar calls an epoch, with the last one's validation figure."""
     several = f"phase {run.number + 1}/{len(session.phases)}  " if len(session.phases) > 1 else ""
     note = f"{several}epoch {epoch + 1}/{run.phase.epochs}"
     before = session.history[-1] if session.history else {}
     if "validation_accuracy" in before:
         note += f"  validation {headline(before, 'validation_')}"
+    return note
+
+
+def _meter(session: Session, run: Run, epoch: int, display: Display | None, note: str) -> Meter:
+    """The meter of an epoch."""
     return Meter(
         epoch,
         session.model.num_exits,

@@ -15,10 +15,10 @@ from ..costs import measure
 from ..data.augment import augmented
 from ..data.batches import Rows
 from ..model import MultiExitModel
-from ..trees import take
+from ..trees import map_tensors, take
 from ..types import Batch, Costs
 from .average import Average
-from .backward import forward_backward
+from .backward import Passed, forward_backward
 from .meter import Step, counts, hits, join
 from .mixing import Mixing, Partner
 from .parts import parameters, trainable
@@ -142,16 +142,15 @@ def _pass(run: Run, now: _Now, rows: Rows) -> tuple[Step, Tensor | None]:
     reseed(mix(*drawn, "model"), run.place.device)
     batch, partner = _prepared(run, now, rows, drawn)
     ignored = run.phase.ignored
-    weight = counts(batch.target, ignored).sum() * (not rows.spare) if run.weighted else None
+    weight = counts(batch.target, ignored).sum() if run.weighted else None
+    costs = cast(Costs, run.costs)
     with run.place.autocast():
-        passed = forward_backward(
-            run.model,
-            run.phase.objective,
-            batch,
-            cast(Costs, run.costs),
-            partner=partner,
-            weight=weight,
-        )
+        if rows.spare:
+            passed = _ask_idly(run, batch, partner, costs)
+        else:
+            passed = forward_backward(
+                run.model, run.phase.objective, batch, costs, partner=partner, weight=weight
+            )
     terms = {term.name: term.value for term in passed.terms}
     seen = hits(passed.outputs, batch.target, ignored)
     num = len(batch.target)
@@ -163,15 +162,30 @@ def _prepared(
     run: Run, now: _Now, rows: Rows, drawn: tuple[int, ...]
 ) -> tuple[Batch, Partner | None]:
     """The batch that the model sees: on the device, augmented and mixed."""
-    inputs, target, index, _ = run.place.bring(rows)
+    inputs, target, index, spare = run.place.bring(rows)
     if run.phase.augment is not None:
         chance = run.chance.manual_seed(mix(*drawn, "augment"))
         inputs, target = augmented(run.phase.augment, inputs, target, chance)
     if run.costs is None:
         few = take(inputs, torch.arange(min(2, len(target))))
         run.costs = measure(run.model, few, latency=False)
+    if spare:  # before they are mixed: no partner's target may count either
+        target = torch.full_like(target, -100)
     batch = Batch(inputs, target, index, now.step / run.phase.total)
     return run.mixing(batch, mix(*drawn, "mixing")) if run.mixing else (batch, None)
+
+
+def _ask_idly(run: Run, batch: Batch, partner: Partner | None, costs: Costs) -> Passed:
+    """Ask the objective about rows that do not count, as often as the other processes ask it.
+
+    It may add up something over all processes. No gradient is taken: of nothing it may be NaN.
+    """
+    outputs = run.model(batch.inputs)
+    terms = run.phase.objective(outputs, batch, costs)
+    if partner is not None:
+        run.phase.objective(outputs, partner.batch, costs)
+    loss = torch.stack([term.value for term in terms]).sum()
+    return map_tensors(Tensor.detach, Passed(outputs, terms, loss))
 
 
 def _nothing(step: Step) -> Step:

@@ -7,8 +7,7 @@ summed once per step. So a parameter may get gradients from several backward pas
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from ..errors import TrainingError
+from ..together import others_there, total, wire
 
 _LAUNCHED = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -107,16 +107,9 @@ class World(NamedTuple):
                 p.grad = torch.empty_like(p) if p.grad is None else p.grad
                 p.grad.copy_(mean.view(p.shape))
 
-    @torch.no_grad()
     def total(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, a new tensor, the same one everywhere."""
-        result = tensor.detach().clone(memory_format=torch.contiguous_format)
-        if self.size == 1:
-            return result
-        wired = _wire(result)
-        with _others_there():
-            dist.all_reduce(wired)
-        return wired.to(result.device)
+        return total(tensor)
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
@@ -125,8 +118,8 @@ class World(NamedTuple):
         for tensor in tensors if self.size > 1 else ():
             groups.setdefault(tensor.dtype, []).append(tensor)
         for group in groups.values():
-            flat = _wire(torch.cat([t.to(group[0].device).flatten() for t in group]))
-            with _others_there():
+            flat = wire(torch.cat([t.to(group[0].device).flatten() for t in group]))
+            with others_there():
                 dist.broadcast(flat, src=0)
             for tensor, part in zip(group, flat.split([t.numel() for t in group]), strict=True):
                 tensor.copy_(part.view(tensor.shape))
@@ -137,18 +130,6 @@ class World(NamedTuple):
             self.total(torch.zeros(())).item()
 
 
-@contextmanager
-def _others_there() -> Iterator[None]:
-    """Say in one line that another process has ended, which says itself why."""
-    try:
-        yield
-    except RuntimeError as error:
-        told = str(error).partition("\n")[0]
-        raise TrainingError(
-            f"wanted all processes to go on together, but another one is gone: {told}"
-        ) from error
-
-
 def _grad(parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
@@ -156,8 +137,3 @@ def _grad(parameter: Tensor) -> Tensor:
 def _divisor(weight: Tensor) -> Tensor:
     """The weight, or 1 where it is 0: there all gradients are zero."""
     return torch.where(weight == 0, torch.ones_like(weight), weight)
-
-
-def _wire(tensor: Tensor) -> Tensor:
-    """The tensor where the group can send it from: NCCL sends from GPUs only."""
-    return tensor.to("cuda") if dist.get_backend() == "nccl" else tensor
