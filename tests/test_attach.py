@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from offramp import attach, places
-from offramp.errors import PlaceError, ValidationError
+from offramp.errors import OptionError, PlaceError, ValidationError
 from offramp.model import MultiExitModel
 
 SMALL, USUAL = 64, 224
@@ -160,6 +160,21 @@ def test_attached_model_knows_its_recipe_and_nothing_of_the_example_but_its_shap
         "gate": True,
         "example": {"shape": [4], "dtype": "float32"},
     }
+
+
+def test_linear_head_on_tokens_leaves_padding_out_however_it_is_asked_for() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=50, num_hidden_layers=2, num_labels=3, **sizes)
+    network = transformers.BertForSequenceClassification(config).eval()
+    place, ids = ["bert.encoder.layer.0"], torch.randint(1, 50, (2, 6))
+    example = {"input_ids": ids, "attention_mask": torch.ones(2, 6).long()}
+    model = attach(network, place, example=example, head={"kind": "linear"}).eval()
+    padded = {name: nn.functional.pad(value, (0, 3)) for name, value in example.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(model(padded)[0].logits, model(example)[0].logits)
+    with pytest.raises(OptionError, match=r"linear head on tokens takes no options, got ..norm"):
+        attach(network, place, example=example, head={"kind": "linear", "norm": True})
 
 
 # --------------------------------------------------------------------------- maps

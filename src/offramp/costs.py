@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from .backbones.macs import countable
 from .errors import OfframpWarning, ValidationError
 from .model import MultiExitModel
 from .modes import keep_modes
@@ -192,22 +190,6 @@ def _count(model: MultiExitModel, example: State) -> tuple[Pieces, int]:
     per_input = 2.0 * num_rows(example)  # the counter gives FLOPs of the whole batch
     segments, heads = (torch.tensor(flops).double() / per_input for flops in (segments, heads))
     return Pieces(segments, heads), dims
-
-
-@contextmanager
-def countable() -> Iterator[None]:
-    """Make attention visible to the counter.
-
-    The fused encoder layer of eval mode is one operator without a formula, and so are some
-    kernels of scaled dot-product attention; its plain form is matrix products.
-    """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _count_params(model: MultiExitModel) -> tuple[Tensor, float]:

@@ -123,7 +123,7 @@ def create_model(
     )
     if checkpoint is not None:
         parts.load_public(model, checkpoint)
-    model.recipe = Recipe(name, dict(options))
+    model.recipe = Recipe(name, {**options, **parts.resolved})
     return model
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import nn
 
-from .backbones.dry_run import Runner, arguments, example_rows, undone
+from .backbones.dry_run import example_rows
 from .backbones.encoder import cut_stack, is_stack, stack_places
+from .backbones.macs import macs_upto
 from .backbones.survey import survey
 from .backbones.trace import mode
-from .costs import count_macs, countable
+from .costs import count_macs
 from .model import MultiExitModel
 from .trees import State
 
@@ -43,21 +44,10 @@ def places(network: nn.Module, example: State) -> list[Place]:
     """
     if is_stack(network):
         return _layers(network, example)
-    from torch.utils.flop_counter import FlopCounterMode  # here: it takes long to import
-
     graph, found = survey(network, example)
-    with (
-        undone(network, False),
-        countable(),
-        FlopCounterMode(display=False) as counter,
-    ):
-        meter = _Meter(network, graph, counter)
-        meter.run(*arguments(network, graph, example_rows(example, 1)))
-    total = max(counter.get_total_flops(), 1)
-    return [
-        Place(p.name, meter.flops[p.end] / total, meter.flops[p.end] / 2, p.shape, p.carried)
-        for p in found
-    ]
+    macs = macs_upto(network, graph, example)
+    total = max(*macs.values(), 1.0)
+    return [Place(p.name, macs[p.end] / total, macs[p.end], p.shape, p.carried) for p in found]
 
 
 def _layers(network: nn.Module, example: State) -> list[Place]:
@@ -76,18 +66,3 @@ def _layers(network: nn.Module, example: State) -> list[Place]:
         Place(name, float(m) / total, float(m), shape, 0)
         for name, m in zip(names, upto[:-1], strict=True)
     ]
-
-
-class _Meter(Runner):
-    """Runs a graph on the network and reads the counter after every node."""
-
-    def __init__(self, network: nn.Module, graph: fx.Graph, counter: Any) -> None:
-        super().__init__(network, graph=graph)
-        self.counter = counter
-        self.flops: dict[fx.Node, int] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run a node and read the counter."""
-        value = super().run_node(n)
-        self.flops[n] = self.counter.get_total_flops()
-        return value

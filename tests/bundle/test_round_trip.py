@@ -47,6 +47,14 @@ FAMILIES: dict[str, list[dict[str, Any]]] = {
         {"network": "squeezenet1_1", "at": ["features.4"], "head": "conv", "gate": True, **SMALL},
     ],
     "small_fcn": [{"num_classes": 4, "num_exits": 3, "width": 8}],
+    "ee_resnet": [
+        {"exits": 2, "placement": "linear", "head": ["plain", "bnpool"], "depth": 8},
+        {"depth": 18, "image_size": 32, "placement": {"at_costs": [0.5]}, "in_channels": 1},
+    ],
+    "eenet8": [{"num_classes": 4, "in_channels": 3}],
+    "leenet": [{"network": "densenet121_cifar", "network_options": {"growth": 4}}],
+    "densenet_cifar": [{"growth": 4, "blocks": [2, 1, 3, 1], "in_channels": 1}],
+    "vgg_cifar": [{"hidden": 32, "at": ["features.7"]}],
     "hrnet": [{"num_classes": 4, "at": ["stage2"]}],
 }
 

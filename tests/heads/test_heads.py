@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from offramp.errors import OptionError, ValidationError
-from offramp.heads import Answer, ConvHead, DenseHead, LinearHead, PoolerHead
-from offramp.heads.build import Site, build_head, per_exit
+from offramp.heads import Answer, ConvHead, DenseHead, FlatHead, LinearHead, PoolerHead
+from offramp.heads.build import KINDS, Site, build_head, per_exit
 from offramp.heads.dense import BranchesHead
 from offramp.types import ExitOutput
 
@@ -34,7 +36,7 @@ def conv_norm_relu(block: nn.Sequential, x: Tensor, stride: int, padding: int) -
 def lively(head):
     """Statistics and affine weights of batch norms that are not those of a new one."""
     for norm in head.modules():
-        if isinstance(norm, nn.BatchNorm2d):
+        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor in (norm.running_mean, norm.running_var, norm.weight, norm.bias):
                 nn.init.uniform_(tensor, 0.5, 2.0)
     return head.eval()
@@ -63,6 +65,86 @@ def test_linear_head_averages_over_positions(shape: tuple, layout: str, over: tu
     x = torch.randn(shape)
     mean = x.mean(over) if over else x
     check(head(x), linear(head.classifier, mean), linear(head.gate, mean).squeeze(1))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [
+        ((3, 6), "channels_first"),
+        ((3, 6, 5), "channels_first"),
+        ((3, 6, 5, 4), "channels_first"),
+        ((3, 5, 6), "channels_last"),
+        ((3, 5, 4, 6), "channels_last"),
+    ],
+)
+def test_linear_head_with_norm_has_batch_norm_before_the_average(
+    shape: tuple, layout: str, training: bool
+) -> None:
+    head = lively(LinearHead(6, 4, layout=layout, norm=True, gate=True))  # type: ignore[arg-type]
+    assert head.norm is not None and head.norm.running_mean is not None
+    x = torch.randn(shape)
+    channels = -1 if layout == "channels_last" else 1
+    rows = x.movedim(channels, -1).reshape(-1, 6)  # every position of every input
+    old, mean, var = head.norm.running_mean.clone(), head.norm.running_mean, head.norm.running_var
+    if training:
+        mean, var = rows.mean(0), rows.var(0, unbiased=False)
+    normed = (rows - mean) / (var + head.norm.eps).sqrt() * head.norm.weight + head.norm.bias
+    features = normed.view(3, -1, 6).mean(1)
+    out = head.train(training)(x)
+    check(out, linear(head.classifier, features), linear(head.gate, features).squeeze(1))
+    assert torch.equal(head.norm.running_mean, old) != training
+
+
+def test_norm_of_a_linear_head_is_part_of_it() -> None:
+    head = LinearHead(6, 4, norm=True)
+    assert {"norm.weight", "norm.bias", "norm.running_mean"} <= set(head.state_dict())
+    assert sum(p.numel() for p in head.parameters()) == 6 * 4 + 4 + 2 * 6
+    assert not head.eval().norm.training
+    assert head.to(torch.float64).norm.running_var.dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(6,), (6, 5), (6, 5, 4)])
+def test_flat_head_reads_every_number_of_the_map(shape: tuple[int, ...]) -> None:
+    head = FlatHead(shape, 4, gate=True)
+    x = torch.randn(3, *shape)
+    flat = torch.stack([torch.tensor(row.flatten().tolist()) for row in x])
+    check(head(x), linear(head.classifier, flat), linear(head.gate, flat).squeeze(1))
+
+
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+@pytest.mark.parametrize("size", [(8, 8), (12, 4)])
+def test_flat_head_with_pool_averages_to_so_many_positions(layout: str, size: tuple) -> None:
+    head = FlatHead(
+        (6, 8, 8) if layout == "channels_first" else (8, 8, 6), 4, pool=2, layout=layout
+    )  # type: ignore[arg-type]
+    x = torch.randn(3, 6, *size)
+    a, b = size[0] // 2, size[1] // 2
+    cells = [x[..., i * a : (i + 1) * a, j * b : (j + 1) * b] for i in (0, 1) for j in (0, 1)]
+    flat = torch.stack([cell.mean((2, 3)) for cell in cells], 2).flatten(1)  # [N, 6 * 4]
+    given = x if layout == "channels_first" else x.movedim(1, 3)
+    torch.testing.assert_close(head(given).logits, linear(head.classifier, flat))
+
+
+def test_flat_head_pooled_to_one_position_is_a_linear_head() -> None:
+    flat, mean = FlatHead((6, 5, 5), 4, pool=1, gate=True), LinearHead(6, 4, gate=True)
+    flat.load_state_dict(mean.state_dict())
+    x = torch.randn(3, 6, 5, 5)
+    check(flat(x), mean(x).logits, mean(x).gate)
+
+
+def test_flat_head_without_pool_refuses_a_map_of_another_size() -> None:
+    head = FlatHead((6, 5, 5), 4)
+    with pytest.raises(ValidationError, match=r"\(6, 5, 5\) at a flat head.*got \(6, 7, 5\).*pool"):
+        head(torch.randn(2, 6, 7, 5))
+
+
+def test_flat_head_where_leenet_has_it_is_as_wide_as_its_docstring_says() -> None:
+    with torch.device("meta"):
+        flat, mean = FlatHead((256, 56, 56), 1000), LinearHead(256, 1000)
+    assert flat.classifier.in_features == 802_816
+    assert flat.classifier.weight.numel() == 802_816_000
+    assert mean.classifier.weight.numel() + mean.classifier.bias.numel() == 257_000
 
 
 @pytest.mark.parametrize("pool", [0, 2])
@@ -139,7 +221,9 @@ def test_head_of_a_kind_takes_options() -> None:
     ("spec", "message"),
     [
         ({"kind": "dense", "widht": 5}, "DenseHead takes width, context, pooled, got ..widht"),
-        ({"kind": "linear", "width": 5}, "LinearHead takes no options, got ..width"),
+        ({"kind": "linear", "width": 5}, "LinearHead takes norm, got ..width"),
+        ({"kind": "flat", "width": 5}, "FlatHead takes pool, got ..width"),
+        ({"kind": "flat", "shape": (3,)}, "FlatHead takes pool, got ..shape"),
         ({"kind": "dense", "gate": True}, "got ..gate"),
         ({"kind": "dense", "channels": 3}, "got ..channels"),
     ],
@@ -164,6 +248,8 @@ def test_pooler_head_reads_the_first_token_and_drops_in_training_alone() -> None
         (lambda **o: ConvHead(6, 4, **o), (3, 6, 8, 8)),
         (lambda **o: DenseHead(6, 4, **o), (3, 6, 8, 8)),
         (lambda **o: PoolerHead(6, 4, **o), (3, 5, 6)),
+        (lambda **o: FlatHead((6, 8, 8), 4, **o), (3, 6, 8, 8)),
+        (lambda **o: LinearHead(6, 4, norm=True, **o), (3, 6, 8, 8)),
     ],
 )
 def test_head_reads_its_value_from_the_state_and_has_a_gate_only_where_asked(
@@ -189,10 +275,14 @@ def test_answer_is_the_networks_own_logits() -> None:
     assert out.logits is logits and out.gate is None
 
 
-@pytest.mark.parametrize("kind", ["linear", "conv", "dense", "pooler"])
-def test_every_kind_of_head_learns_through_logits_and_gate(kind: str) -> None:
+BNPOOL = {"kind": "linear", "norm": True}
+POOLED = {"kind": "flat", "pool": 2}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, BNPOOL, POOLED], ids=str)
+def test_every_kind_of_head_learns_through_logits_and_gate(kind: Any) -> None:
     shape = (3, 5, 6) if kind == "pooler" else (3, 6, 8, 8)
-    head = build_head(kind, Site(shape, 4, "x", gate=True))  # type: ignore[arg-type]
+    head = build_head(kind, Site(shape, 4, "x", gate=True))
     x = torch.randn(shape, requires_grad=True)
     out = head({"x": x})
     (out.logits.square().sum() + out.gate.square().sum()).backward()
@@ -206,7 +296,7 @@ def test_every_kind_of_head_learns_through_logits_and_gate(kind: str) -> None:
     [
         ("conv", Site((2, 6), 4, "x"), r"conv head does not fit a channels_first .*\(2, 6\)"),
         ("dense", Site((2, 5, 5, 6), 4, "x", "channels_last"), "dense head does not fit"),
-        ("round", Site((2, 6), 4, "x"), "head among auto, linear, conv, dense, pooler"),
+        ("round", Site((2, 6), 4, "x"), "head among auto, linear, conv, dense, pooler, flat"),
         (None, Site((2, 6), 4, "x"), "a function, got None"),
         ({"kind": "round"}, Site((2, 6), 4, "x"), "a function, got 'round'"),
         (
@@ -218,6 +308,17 @@ def test_every_kind_of_head_learns_through_logits_and_gate(kind: str) -> None:
             {"kind": "dense", "width": "8"},
             Site((2, 6, 4, 4), 4, "x"),
             "width of a dense head as a whole number of at least 1, got '8'",
+        ),
+        (POOLED, Site((2, 5, 6), 4, "x"), r"a map to pool in a flat head, got .*\(5, 6\)"),
+        (
+            {"kind": "flat", "pool": 0},
+            Site((2, 6, 4, 4), 4, "x"),
+            "pool of a flat head as a whole number of at least 1, got 0",
+        ),
+        (
+            {"kind": "linear", "norm": 1},
+            Site((2, 6, 4, 4), 4, "x"),
+            "norm of a linear head as True or False, got 1",
         ),
         (nn.Linear(6, 4), Site((2, 6), 4, "x"), "got the module Linear"),
         (lambda shape: 3, Site((2, 6), 4, "x"), "wanted a module from the function"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +30,8 @@ class Parts(NamedTuple):
     network: nn.Module | None = None  # owns the segments' parameters, where they are views of it
     compact: Callable[[State, Tensor], State] = take
     rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = keep_names  # public names -> ours
+    # options as they came out, such as the names that a placement chose; the recipe has these
+    resolved: Mapping[str, Any] = MappingProxyType({})
 
     def load_public(self, model: nn.Module, checkpoint: str | Path) -> None:
         """Load weights that have the names of the public implementation.

@@ -6,7 +6,7 @@ by name. Bottleneck blocks are those of He et al. for ImageNet on the same three
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import ValidationError
 from ..heads.build import HeadSpecs
+from ..placement import At
 from .base import Parts, register
 from .cut import cut
 
@@ -32,7 +33,7 @@ def resnet_cifar(
     shortcut: Shortcut = "A",
     num_classes: int = 10,
     in_channels: int = 3,
-    at: Sequence[str] = ("layer1", "layer2"),
+    at: At = ("layer1", "layer2"),
     head: HeadSpecs = "auto",
     gate: bool = False,
 ) -> Parts:
@@ -50,7 +51,8 @@ def resnet_cifar(
             zeros, ``B`` projects by a 1 x 1 convolution and batch norm.
         num_classes: number of classes, C.
         in_channels: channels of the images: 3, or 1 for shades of grey.
-        at: names of modules after which early exits go; none gives the plain network.
+        at: names of modules after which early exits go; none gives the plain network. Or an
+            `offramp.placement`.
         head: kind of the early heads, see `offramp.attach`.
         gate: give each early exit a gate.
 
@@ -177,7 +179,7 @@ def _at_depth(depth: int) -> Callable[..., Parts]:
         *,
         num_classes: int = 10,
         in_channels: int = 3,
-        at: Sequence[str] = ("layer1", "layer2"),
+        at: At = ("layer1", "layer2"),
         head: HeadSpecs = "auto",
         gate: bool = False,
         shortcut: Shortcut = "A",

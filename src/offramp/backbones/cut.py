@@ -23,8 +23,10 @@ from ..errors import PlaceError, ValidationError
 from ..heads import Answer
 from ..heads.build import HeadSpecs, Site, build_head, check_classes, per_exit
 from ..heads.linear import Layout
+from ..placement import At
 from ..trees import State, tensors
 from .base import Parts
+from .blocks import resolve
 from .dry_run import (
     ROWS,
     Facts,
@@ -47,7 +49,7 @@ _SHOWN = 24  # names in an error message
 
 def cut(
     network: nn.Module,
-    at: Sequence[str],
+    at: At,
     example: State,
     *,
     num_classes: int | None = None,
@@ -58,7 +60,8 @@ def cut(
 
     Args:
         network: what torch.fx can trace around these places; left as it is, parameters shared.
-        at: names of modules, in the order in which they run; exit k reads the output of ``at[k]``.
+        at: names of modules, in the order in which they run; exit k reads the output of ``at[k]``;
+            or an `offramp.placement`, whose choice ``resolved`` of the parts then has.
         example: inputs of the network, with a batch dimension; a tensor, a tuple or a dict.
         num_classes: number of classes, C, checked against the network's answer.
         head: kind of head, a function from a value's shape to a module, or one of these per exit.
@@ -68,20 +71,21 @@ def cut(
         PlaceError: if an exit cannot go there; the message lists valid places.
         ValidationError: if the example or an option does not fit.
     """
+    names = resolve(network, at, example)
     for training in (False, True):
         check_runs(network, example, training)
-    check_names(network, at, example)
+    check_names(network, names, example)
     inputs = list(bind(network, example))
     with torch.no_grad():
         cuts = {
-            training: _Cut(network, inputs, list(at), example, training)
+            training: _Cut(network, inputs, list(names), example, training)
             for training in (False, True)
         }
     live = cuts[False]
     if str(cuts[True].traced.graph) == str(live.traced.graph):
         cuts[True].share_clones(live)
     segments = []
-    for k in range(len(at) + 1):
+    for k in range(len(names) + 1):
         programs = {training: each.program(k) for training, each in cuts.items()}
         owned = owned_by(network, [each.parts[k] for each in cuts.values()])
         segments.append(
@@ -93,11 +97,12 @@ def cut(
             f"wanted a network that answers with logits [N, C, *S], got {_describe(logits)}"
         )
     heads: list[nn.Module] = []
-    for spec, place, end in zip(per_exit(head, len(at)), at, live.ends, strict=True):
+    for spec, place, end in zip(per_exit(head, len(names)), names, live.ends, strict=True):
         site = _site(network, place, live.facts[end].small, example, logits)
         site = site._replace(num_classes=check_classes(num_classes, logits.shape[1]), gate=gate)
         heads.append(build_head(spec, site).to(_like(network)).train(network.training))
-    parts = Parts(segments, [*heads, Answer("logits")], network)
+    resolved = {} if names is at else {"at": list(names)}
+    parts = Parts(segments, [*heads, Answer("logits")], network, resolved=resolved)
     for training in (False, True):
         verify(network, parts, example, training)
     check_heads(network, parts, example)

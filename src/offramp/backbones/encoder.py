@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import PlaceError, UnsupportedError, ValidationError
+from ..errors import OptionError, PlaceError, UnsupportedError, ValidationError
 from ..heads import Answer, LinearHead
 from ..heads.build import HeadSpec, HeadSpecs, Site, build_head, check_classes, per_exit
 from ..modes import keep_modes
@@ -297,7 +297,10 @@ def _heads(
 
 
 def _head(spec: HeadSpec, site: Site) -> nn.Module:
-    if spec == "linear":
+    options = dict(spec) if isinstance(spec, Mapping) else {"kind": spec}
+    if options.pop("kind", None) == "linear":
+        if options:
+            raise OptionError(f"a linear head on tokens takes no options, got {list(options)}")
         width, layout = site.shape[2], site.layout
         return TokenMean(width, site.num_classes, layout=layout, gate=site.gate, reads=site.reads)
     return build_head(spec, site)

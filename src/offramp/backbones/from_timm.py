@@ -10,6 +10,7 @@ from torch import nn
 
 from ..errors import CheckpointError, OptionError, extra
 from ..heads.build import HeadSpecs
+from ..placement import At
 from .base import Parts, read_weights, register
 from .library import (
     check_image_size,
@@ -32,7 +33,7 @@ _TAKEN = (
 def from_timm(
     *,
     network: str,
-    at: Sequence[str],
+    at: At,
     num_classes: int = 1000,
     pretrained: bool = False,
     weights: str | Path | None = None,
@@ -49,7 +50,7 @@ def from_timm(
     Args:
         network: name in timm, with or without a tag: ``resnet50``, ``vit_tiny_patch16_224``.
         at: names of modules after which early exits go, see `offramp.places`; none gives the plain
-            network.
+            network. Or an `offramp.placement`.
         num_classes: number of classes, C.
         pretrained: fetch timm's weights for that name; the classifier starts anew where there are
             not 1000 classes.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, OptionError, ValidationError, extra
 from ..heads.build import HeadSpecs
+from ..placement import At
 from .base import Parts, read_weights, register
 from .library import (
     check_image_size,
@@ -33,7 +34,7 @@ _TRIED = 64  # pixels a side at most that a network for maps is tried on; it tak
 def from_torchvision(
     *,
     network: str,
-    at: Sequence[str],
+    at: At,
     num_classes: int = 1000,
     pretrained: bool = False,
     weights: str | Path | None = None,
@@ -55,7 +56,7 @@ def from_torchvision(
     Args:
         network: name in torchvision: ``resnet50``, ``vit_b_16``, ``deeplabv3_resnet50``.
         at: names of modules after which early exits go, see `offramp.places`; none gives the plain
-            network.
+            network. Or an `offramp.placement`.
         num_classes: number of classes, C.
         pretrained: fetch torchvision's default weights; the classifier starts anew where there are
             other classes than theirs, 1000 of ImageNet or, of segmentation networks, 21 of VOC.

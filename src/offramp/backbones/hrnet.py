@@ -14,17 +14,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import PlaceError, extra
 from ..heads.dense import BranchesHead
+from ..placement import At, as_placement
 from ..trees import State
 from .base import Parts, read_weights, register
+from .blocks import Block, choose
+from .dry_run import undone
 from .from_timm import make_network
 from .library import check_name, check_sizes, load_weights
 
 _STAGES = ("layer1", "stage2", "stage3", "stage4")
+_TRIED = 64  # pixels a side that cost is counted on; its shares hardly change with the size
 _CLASSIFYING = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 
 
@@ -32,7 +37,7 @@ _CLASSIFYING = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifi
 def hrnet(
     *,
     network: str = "hrnet_w18_small",
-    at: Sequence[str] = _STAGES[:-1],
+    at: At = _STAGES[:-1],
     num_classes: int = 19,
     head_width: int | None = None,
     pretrained: bool = False,
@@ -48,7 +53,8 @@ def hrnet(
 
     Args:
         network: name in timm, with or without a tag: ``hrnet_w18_small``, ``hrnet_w48``.
-        at: stages after which early exits go, in order: ``layer1``, ``stage2``, ``stage3``.
+        at: stages after which early exits go, in order: ``layer1``, ``stage2``, ``stage3``. Or an
+            `offramp.placement`, by the cost up to each of these.
         num_classes: number of classes, C.
         head_width: where given, early heads first make a map of so many channels, by a 1 x 1
             convolution, batch norm and ReLU; by default they classify the maps at once.
@@ -73,25 +79,30 @@ def hrnet(
     name = str(network)
     check_name(name.partition(".")[0], timm.list_models("hrnet_*"), "timm's HRNets")
     check_sizes(num_classes=num_classes, in_channels=in_channels)
-    ends = [*_places(at), _STAGES[-1]]
+    placement = as_placement(at)
+    places = _places(at) if placement is None else []
     options = {"head": "", "num_classes": 0, "in_chans": in_channels}
     made: Any = make_network(timm, name, pretrained and weights is None, options)
     if weights is not None:
         given = read_weights(weights)
         own = {n: v for n, v in given.items() if not n.startswith(_CLASSIFYING)}
         load_weights(made, own, num_classes, str(weights))
+    stages = [Stem(made), *(Stage(made, stage) for stage in _STAGES[1:])]
+    channels = [_channels(made, stage) for stage in _STAGES]
+    answer = BranchesHead(channels[-1], num_classes, width=sum(channels[-1]))
+    if placement is not None:
+        places = choose(placement, _blocks([*stages, answer], in_channels))
     segments, modules = [], []
     heads: list[nn.Module] = []
-    for stage in _STAGES:
-        modules.append(Stem(made) if stage == "layer1" else Stage(made, stage))
-        if stage not in ends:
-            continue
-        segments.append(nn.Sequential(*modules))
-        modules = []
-        last, channels = stage == ends[-1], _channels(made, stage)
-        width = sum(channels) if last else head_width
-        heads.append(BranchesHead(channels, num_classes, width=width, gate=gate and not last))
-    return Parts(segments, heads, network=made)
+    for stage, module, widths in zip(_STAGES, stages, channels, strict=True):
+        modules.append(module)
+        if stage in places:
+            segments.append(nn.Sequential(*modules))
+            modules = []
+            heads.append(BranchesHead(widths, num_classes, width=head_width, gate=gate))
+    resolved = {} if placement is None else {"at": places}
+    last = nn.Sequential(*modules)
+    return Parts([*segments, last], [*heads, answer], network=made, resolved=resolved)
 
 
 class Stem(nn.Module):
@@ -152,7 +163,20 @@ def _exchange(module: Any, maps: list[Tensor]) -> list[Tensor]:
 
 
 # --------------------------------------------------------------------------- helpers
-def _places(at: Sequence[str]) -> list[str]:
+def _blocks(parts: Sequence[nn.Module], in_channels: int) -> list[Block]:
+    """The stages that may have an early exit and the cost up to each, from stages and answer."""
+    from torch.utils.flop_counter import FlopCounterMode  # here: it takes long to import
+
+    state: Any = torch.zeros(1, in_channels, _TRIED, _TRIED)
+    upto = []
+    with undone(nn.ModuleList(parts), False), FlopCounterMode(display=False) as counter:
+        for part in parts:
+            state = part(state)
+            upto.append(counter.get_total_flops())
+    return [Block(n, cost / upto[-1]) for n, cost in zip(_STAGES[:-1], upto, strict=False)]
+
+
+def _places(at: object) -> list[str]:
     valid = ", ".join(_STAGES[:-1])
     if isinstance(at, str) or not isinstance(at, Sequence):
         raise PlaceError(f"wanted a list of stages among {valid}, got {at!r}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError, OptionError, UnknownNameError, ValidationError
 from ..heads.build import HeadSpecs
+from ..placement import At
 from .base import Parts
 from .cut import cut
 
@@ -128,7 +129,7 @@ def spread(weight: Tensor, channels: int) -> Tensor:
 
 def cut_images(
     network: nn.Module,
-    at: Sequence[str],
+    at: At,
     shape: tuple[int, int, int],
     *,
     num_classes: int,

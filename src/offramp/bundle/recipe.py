@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,14 +19,14 @@ from ..errors import BundleError, MissingExtraError, OfframpError
 from ..examples import make_example
 from ..heads.build import HeadSpecs
 from ..model import MultiExitModel, Recipe, create_model
+from ..registry import models
 from .document import Plain, check_plain, short
 from .guard import bounded
 from .tensors import DTYPES, Table, check_same, network_table
 
 ATTACH = "attach"
 
-# options that say where a network's first weights come from: a bundle has its own
-_FIRST_WEIGHTS = {name: ("pretrained", "weights") for name in ("timm", "torchvision", "hrnet")}
+_FIRST_WEIGHTS = {"pretrained", "weights"}  # of a model that takes both: a bundle has its own
 _MOST_ITEMS, _MOST_LETTERS, _LEAST_BOUND, _MOST_BOUND = 4096, 256, 2**16, 2**18
 _MOST_SIDE = 2048  # of the images that a network is tried on
 
@@ -45,7 +46,7 @@ def to_plain(recipe: Recipe | None, table: Table) -> Plain:
             "wanted a model made by offramp.attach or offramp.create_model, got one put together "
             "by hand: register a function that makes it, see offramp.backbones.base.register"
         )
-    dropped = _FIRST_WEIGHTS.get(recipe.name, ())
+    dropped = _first_weights(recipe.name)
     options: Plain = {}
     for name, value in recipe.options.items():
         if name in dropped:
@@ -118,9 +119,8 @@ def _attach(options: Plain, table: Table, mark: Plain, network: nn.Module | None
 
 
 def _create(name: str, options: Plain, table: Table) -> MultiExitModel:
-    for option in _FIRST_WEIGHTS.get(name, ()):
-        if option in options:
-            raise BundleError(f"wanted no {option!r} in a recipe: a bundle has its own weights")
+    for option in sorted(_first_weights(name) & options.keys()):
+        raise BundleError(f"wanted no {option!r} in a recipe: a bundle has its own weights")
     try:
         with bounded(len(table), _numbers(table)):
             model = create_model(name, **options)
@@ -129,6 +129,14 @@ def _create(name: str, options: Plain, table: Table) -> MultiExitModel:
     except Exception as error:
         raise BundleError(f"the model cannot be made from its recipe: {_why(error)}") from error
     return model
+
+
+def _first_weights(name: str) -> set[str]:
+    """Options of a model that say where a network's first weights come from."""
+    if name not in models.names():
+        return set()
+    taken = signature(models.get(name)).parameters
+    return _FIRST_WEIGHTS if taken.keys() >= _FIRST_WEIGHTS else set()
 
 
 def match_dtypes(model: MultiExitModel, tensors: Mapping[str, Tensor], table: Table) -> None:

@@ -4,5 +4,6 @@ from .base import Answer as Answer
 from .base import Head as Head
 from .conv import ConvHead as ConvHead
 from .dense import DenseHead as DenseHead
+from .flat import FlatHead as FlatHead
 from .linear import LinearHead as LinearHead
 from .pooler import PoolerHead as PoolerHead

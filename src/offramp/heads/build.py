@@ -13,16 +13,17 @@ from ..trees import State
 from ..types import ExitOutput
 from .conv import ConvHead
 from .dense import DenseHead
+from .flat import FlatHead
 from .linear import Layout, LinearHead
 from .pooler import PoolerHead
 
-HeadKind = Literal["auto", "linear", "conv", "dense", "pooler"]
+HeadKind = Literal["auto", "linear", "conv", "dense", "pooler", "flat"]
 HeadFactory = Callable[[tuple[int, ...]], nn.Module]  # a value's shape -> module on it
 HeadOptions = Mapping[str, Any]  # {"kind": "dense", "width": 64}: a kind and options of that head
 HeadSpec = HeadKind | HeadOptions | HeadFactory
 HeadSpecs = HeadSpec | Sequence[HeadSpec]
 
-KINDS = ("auto", "linear", "conv", "dense", "pooler")
+KINDS = ("auto", "linear", "conv", "dense", "pooler", "flat")
 
 
 class Site(NamedTuple):
@@ -82,6 +83,8 @@ def build_head(spec: HeadSpec, site: Site) -> nn.Module:
     channels = site.shape[-1 if site.layout == "channels_last" else 1]
     if kind == "linear":
         return _make(LinearHead, channels, site, {"layout": site.layout}, options)
+    if kind == "flat":
+        return _make(FlatHead, site.shape[1:], site, {"layout": site.layout}, options)
     if kind == "pooler" and len(site.shape) == 3:
         return _make(PoolerHead, site.shape[2], site, {}, {"dropout": site.dropout, **options})
     if kind in ("conv", "dense") and len(site.shape) == 4 and site.layout == "channels_first":
@@ -95,18 +98,18 @@ def build_head(spec: HeadSpec, site: Site) -> nn.Module:
 
 def _make(
     head: type[nn.Module],
-    channels: int,
+    size: int | tuple[int, ...],
     site: Site,
     fixed: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> nn.Module:
     taken = {"gate": site.gate, "reads": site.reads, **fixed}
     known = [name for name in signature(head).parameters if name not in taken]
-    known = [name for name in known if name not in ("channels", "num_classes")]
+    known = [name for name in known if name not in ("channels", "shape", "num_classes")]
     wrong = [name for name in options if name not in known]
     if wrong:
         raise OptionError(f"{head.__name__} takes {', '.join(known) or 'no options'}, got {wrong}")
-    return head(channels, site.num_classes, **taken, **options)
+    return head(size, site.num_classes, **taken, **options)
 
 
 def check_classes(num_classes: int | None, answered: int) -> int:
