@@ -15,6 +15,7 @@ from torch import Tensor
 import offramp.metrics
 from offramp.errors import BudgetError, OptionError, UnknownNameError, ValidationError
 from offramp.evaluate import (
+    Evaluator,
     Result,
     area_under_curve,
     curve,
@@ -121,6 +122,8 @@ def test_evaluate_equals_answering_row_by_row(kind: type, make: object, unit: st
     assert sum(result.exit_rates) == pytest.approx(1)
     scale = {"macs": [0.3, 0.6, 1.02], "latency_ms": [0.5, 0.75, 1.25]}[unit]
     assert result.cost == pytest.approx(sum(scale[k] for k in exits) / len(records))
+    squares = sum((scale[k] - result.cost) ** 2 for k in exits) / len(records)
+    assert result.cost_stderr == pytest.approx(math.sqrt(squares / len(records)))
     assert (result.unit, result.num, result.budget) == (unit, len(records), None)
     full, _ = literal_accuracy(
         [records.logits[2][i : i + 1] for i in range(len(records))], records.targets
@@ -295,6 +298,52 @@ def test_evaluate_refuses_what_does_not_fit(
         evaluate(MaxProb(exits), label_records(), costs, unit=unit)
 
 
+# ------------------------------------------------------------------------ replays
+def literal_examine(policy: ExitPolicy, records: Records, point: str) -> list:
+    """Counts by exit, says leave, right here, right at the last exit, one input at a time."""
+    policy.use(point)
+    counts = [[[[0, 0], [0, 0]], [[0, 0], [0, 0]]] for _ in range(records.num_exits)]
+    for i, target in enumerate(records.targets.tolist()):
+        outs = [ExitOutput(z[i : i + 1]) for z in records.logits]
+        right, carry = [int(int(out.logits.argmax()) == target) for out in outs], {}
+        for k, out in enumerate(outs if target >= 0 else []):
+            decision = policy(k, out, carry)
+            carry = decision.carry
+            counts[k][int(decision.leave)][right[k]][right[-1]] += 1
+    return counts
+
+
+@pytest.mark.parametrize("temperature", [False, True])
+def test_replays_count_who_is_right_as_a_literal_loop(temperature: bool) -> None:
+    records = label_records()
+    records.shards[0].targets[:9] = -100
+    policy = MaxProb(3, temperature=temperature).fit_points(label_records(), COSTS, [0.4, 0.8])
+    replays = Evaluator(records, COSTS).replays(policy.settings())
+    assert list(replays) == ["0", "1"]
+    for point, replay in replays.items():
+        assert replay.examined == literal_examine(policy, records, point)
+        assert [sum(torch.tensor(one).flatten().tolist()) for one in replay.examined] == [111] * 3
+        assert torch.equal(replay.exits, policy.use(point).exits(records))
+        assert replay.result == evaluate(policy, records, COSTS)
+
+
+def test_replays_of_maps_count_nobody_as_right() -> None:
+    replay = Evaluator(map_records(), COSTS).replays({"": MaxProb(3)})[""]
+    assert replay.examined is None
+
+
+def test_replays_score_what_differs_in_thresholds_alone_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scored = []
+    whole = MaxProb.scores
+    monkeypatch.setattr(MaxProb, "scores", lambda self, r: scored.append(1) or whole(self, r))
+    policy = MaxProb(3).fit_points(label_records(), COSTS, [0.4, 0.6, 0.8])
+    scored.clear()
+    Evaluator(label_records(), COSTS).replays({**policy.settings(), "unfitted": MaxProb(3)})
+    assert len(scored) == 1
+
+
 # ------------------------------------------------------------------------ curve
 BUDGETS = [0.4, 0.6, 0.8, 1.0]
 
@@ -420,6 +469,7 @@ def test_json_holds_every_figure(tmp_path: Path) -> None:
     for row, result in zip(plain, results, strict=True):
         for name in ("policy", "unit", "budget", "num", "accuracy", "stderr", "cost", "drop"):
             assert row[name] == getattr(result, name)
+        assert row["cost_stderr"] == result.cost_stderr > 0
         for name in ("full_accuracy", "nll", "ece", "overthinking", "exit_rates", "exit_counts"):
             assert row[name] == getattr(result, name)
         assert [alone["top5"] for alone in row["exits"]] == [e.top5 for e in result.exits]
@@ -434,7 +484,17 @@ def test_csv_has_one_flat_row_per_result(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3
     for row, result in zip(rows, results, strict=True):
-        for name in ("accuracy", "stderr", "cost", "drop", "full_accuracy", "nll", "ece"):
+        figures = (
+            "accuracy",
+            "stderr",
+            "cost",
+            "cost_stderr",
+            "drop",
+            "full_accuracy",
+            "nll",
+            "ece",
+        )
+        for name in figures:
             assert float(row[name]) == getattr(result, name)
         assert (row["policy"], int(row["num"])) == ("max_prob", 120)
         for k, alone in enumerate(result.exits):

@@ -222,9 +222,9 @@ def test_exits_are_measured_one_by_one_over_shards(kind: str) -> None:
         logits = [torch.randn(10, 4, s, s) for s in (2, 4, 8)]
         targets = torch.randint(-1, 4, (10, 8, 8))
     records = shards_of(logits, targets, 3)
-    figures, overthinking, _, inputs = measure_exits(records)
+    figures, overthinking, _, inputs, hits = measure_exits(records)
     assert len(figures) == 3
-    assert has_maps(records) == (inputs is not None) == (kind == "map")
+    assert has_maps(records) == (inputs is not None) == (hits is None) == (kind == "map")
     for came, z in zip(figures, logits, strict=True):
         assert close(came, literal(z, targets))
     assert overthinking == pytest.approx(literal_overthinking(logits, targets))

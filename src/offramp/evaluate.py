@@ -8,16 +8,17 @@ somewhere, as the evaluation of Cityscapes has it. Both are taken at the targets
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .errors import OptionError, ValidationError
-from .policies.base import ExitPolicy
+from .functional import first_exit
+from .policies.base import ExitPolicy, score_each
 from .records import StoredShards
 from .registry import policies
 from .results import ExitResult as ExitResult
@@ -139,6 +140,14 @@ def curve(
     return made.curve(policy, calibration, budgets, **options)
 
 
+class Replay(NamedTuple):
+    """What a policy, set to one point, makes of records."""
+
+    result: Result
+    exits: Tensor  # [N], the exit of each input
+    examined: list[Any] | None  # [K][2][2][2], see `offramp.metrics.examine`; None of maps
+
+
 class Evaluator:
     """Results on records that are measured once, however many policies and points there are.
 
@@ -186,21 +195,33 @@ class Evaluator:
 
     def result(self, policy: ExitPolicy) -> Result:
         """What a policy makes of the records, as `evaluate` gives it."""
-        policy = self._checked(policy)
-        return self._result(policy, policy.exits(self.records))
+        return self.replays({"": policy})[""].result
 
     def points(self, policy: ExitPolicy) -> dict[str, Result]:
         """What a policy makes of them at each operating point, as `evaluate_points` gives it."""
-        policy = copy.deepcopy(self._checked(policy))
-        left, found = policy.exits_by_point(self.records), {}
-        inputs, known = None, {}
-        for point, exits in left.items():
+        replays = self.replays(self._checked(policy).settings())
+        return {point: replay.result for point, replay in replays.items()}
+
+    def replays(self, settings: Mapping[str, ExitPolicy]) -> dict[str, Replay]:
+        """What the settings of one policy make of the records, such as `ExitPolicy.settings`.
+
+        Settings that follow each other and differ in thresholds alone are scored once.
+        """
+        from .metrics import examine
+
+        settings = {point: self._checked(policy) for point, policy in settings.items()}
+        found: dict[str, Replay] = {}
+        inputs, before = None, torch.empty(0)
+        for (point, policy), scores in zip(
+            settings.items(), score_each(settings.values(), self.records), strict=True
+        ):
+            exits = first_exit(scores, policy.thresholds)
             # with many points, what differs in thresholds alone is measured at every exit, once
-            if self.measured.inputs is not None and len(left) > self.records.num_exits:
-                state = policy.use(point).learned()
-                if not known or any(not torch.equal(known[key], state[key]) for key in state):
-                    inputs, known = self._inputs(policy), state
-            found[point] = self._result(policy.use(point), exits, inputs)
+            if self.measured.inputs is not None and len(settings) > self.records.num_exits:
+                inputs = inputs if scores is before else self._inputs(policy)
+            before, hits = scores, self.measured.hits
+            examined = None if hits is None else examine(hits, scores, policy.thresholds).tolist()
+            found[point] = Replay(self._result(policy, exits, inputs), exits, examined)
         return found
 
     def curve(
@@ -260,7 +281,7 @@ class Evaluator:
         else:
             figures = measure_answers(_answered(policy, self.records, left), self.ignore_index)
         counts = left.bincount(minlength=self.records.num_exits).tolist()
-        exits = self.exits
+        exits, spent = self.exits, self.relative[left]
         rated = zip(exits, counts, strict=True)
         return Result(
             policy=_name(policy),
@@ -268,7 +289,8 @@ class Evaluator:
             num=num,
             accuracy=figures.top1,
             stderr=figures.stderr,
-            cost=float(self.relative[left].mean()),
+            cost=float(spent.mean()),
+            cost_stderr=float(spent.std(correction=0)) / num**0.5,
             full_accuracy=exits[-1].top1,
             nll=figures.nll,
             ece=figures.ece,

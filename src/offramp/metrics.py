@@ -70,6 +70,13 @@ class Figures(NamedTuple):
         return None if self.iou is None else float(torch.tensor(self.iou).double().nanmean())
 
 
+class Hits(NamedTuple):
+    """Which labels each exit gets right."""
+
+    right: Tensor  # [N, K] bool
+    valid: Tensor  # [N] bool, whether the target counts
+
+
 class Measured(NamedTuple):
     """Every exit by itself, over records."""
 
@@ -77,6 +84,7 @@ class Measured(NamedTuple):
     overthinking: float  # share of units that some earlier exit gets right and the last one wrong
     bins: list[Tensor]  # K, each [3, BINS]
     inputs: list[Sums] | None  # K, of maps: each input's own share, so that it is measured once
+    hits: Hits | None  # of labels
 
 
 class ExitMetrics(torchmetrics.Metric):
@@ -190,23 +198,44 @@ def measure_exits(records: Records, ignore_index: int = -100) -> Measured:
         for _ in range(records.num_exits)
     ]
     kept: list[list[Sums]] = [[] for _ in metrics]
+    hits: list[Hits] = []
     overthought = torch.zeros((), dtype=torch.int64)
     for shard in records:
         for rows in chunks(shard.targets, num_classes):
-            earlier = torch.zeros((), dtype=torch.bool)
-            right = earlier
+            right, valid = [], torch.empty(0)
             for metric, sums, out in zip(metrics, kept, shard.outputs, strict=True):
                 units = measure_units(out.logits[rows], shard.targets[rows], ignore_index)
                 added = sum_units(units, num_classes if maps else 0)
                 metric.update(added)
                 if maps:
                     sums.append(added)
-                earlier, right = earlier | right, units.right
-            overthought += (earlier & ~right).sum()
+                right.append(units.right)
+                valid = units.valid
+            every = torch.stack(right, -1)  # [n, P, K]
+            overthought += (every[..., :-1].any(-1) & ~every[..., -1]).sum()
+            if not maps:
+                hits.append(Hits(every[:, 0], valid[:, 0]))
     figures = [metric.compute() for metric in metrics]
     inputs = [Sums(*map(torch.cat, zip(*sums, strict=True))) for sums in kept] if maps else None
     share = float(overthought) / figures[-1].num_units
-    return Measured(figures, share, [metric.bins for metric in metrics], inputs)
+    known = Hits(*map(torch.cat, zip(*hits, strict=True))) if hits else None
+    return Measured(figures, share, [metric.bins for metric in metrics], inputs, known)
+
+
+def examine(hits: Hits, scores: Tensor, thresholds: Tensor) -> Tensor:
+    """How the readiness to leave goes with being right, [N, K], [K] -> [K, 2, 2, 2] int64.
+
+    The number of inputs by exit, by whether the score reaches the threshold (no, yes), by whether
+    this exit is right (no, yes) and by whether the last one is. All inputs whose target counts are
+    in every exit's numbers, whether or not they would come to it.
+    """
+    reached = scores >= thresholds
+    reached[:, -1] = True  # everyone leaves there
+    right = hits.right
+    cell = 4 * reached.long() + 2 * right.long() + right[:, -1:].long()  # [N, K], 0..7
+    cell += 8 * torch.arange(cell.shape[1])
+    counted = cell[hits.valid].flatten()
+    return counted.bincount(minlength=8 * cell.shape[1]).view(-1, 2, 2, 2)
 
 
 def measure_answers(answers: Iterable[tuple[Tensor, Tensor]], ignore_index: int = -100) -> Figures:

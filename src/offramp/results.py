@@ -54,6 +54,7 @@ class Result:
     accuracy: float
     stderr: float  # of the accuracy, with inputs as independent draws
     cost: float  # realised mean cost, relative to the original network
+    cost_stderr: float  # of the cost, with inputs as independent draws
     full_accuracy: float  # the last exit's
     nll: float  # nats, of the answers
     ece: float  # of the answers

@@ -305,19 +305,31 @@ def same(got: Prediction, wanted: Prediction, clear: Tensor) -> None:
 
 
 def scaled(records: Records, factor: float) -> Records:
-    return changed(records, lambda logits: logits * factor)
+    return changed(records, lambda logits: logits * factor, lambda gate: gate * factor)
 
 
 def saturated(records: Records) -> Records:
-    """One-hot times 50, in bf16: every top probability is exactly 1."""
+    """One-hot times 50, in bf16: every top probability is exactly 1. Gates are 50 or -50."""
     return changed(
-        records, lambda logits: (50.0 * (logits == logits.amax(1, keepdim=True))).bfloat16()
+        records,
+        lambda logits: (50.0 * (logits == logits.amax(1, keepdim=True))).bfloat16(),
+        lambda gate: 50.0 * gate.sign().bfloat16(),
     )
 
 
-def changed(records: Records, function: Callable[[Tensor], Tensor]) -> Records:
+def changed(
+    records: Records,
+    function: Callable[[Tensor], Tensor],
+    gated: Callable[[Tensor], Tensor] = lambda gate: gate,
+) -> Records:
+    """Records whose logits, and whose gates, are functions of these."""
     shards = [
-        shard._replace(outputs=[o._replace(logits=function(o.logits)) for o in shard.outputs])
+        shard._replace(
+            outputs=[
+                ExitOutput(function(o.logits), None if o.gate is None else gated(o.gate))
+                for o in shard.outputs
+            ]
+        )
         for shard in records
     ]
     return Records(shards)

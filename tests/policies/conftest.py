@@ -1,4 +1,4 @@
-"""Records that policies are tested on: random, of growing accuracy from exit to exit."""
+"""Records that policies are tested on: random, each exit better than the one before, gated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ def random_records(num: int, exits: int, classes: int, size: tuple[int, ...] = (
     truth = torch.nn.functional.one_hot(targets, classes).movedim(-1, 1).float()
     noise = torch.randn(exits, num, classes, *size, generator=generator)
     strength: Tensor = torch.linspace(0.5, 2.5, exits).reshape(-1, *[1] * truth.dim())
-    return Records.from_arrays(strength * truth + noise, targets)
+    logits = strength * truth + noise
+    certain = logits.flatten(3).amax(2).mean(2) if size else logits.amax(2)
+    gates = 4 * (certain - certain.mean()) + torch.randn(exits, num, generator=generator)
+    return Records.from_arrays(logits, targets, [*gates[:-1], None])
 
 
 @pytest.fixture

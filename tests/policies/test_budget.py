@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from offramp.registry import policies
+from offramp.trees import take
 from offramp.types import Costs, Records, Shard
 
 KINDS = ("random", "tied", "huge", "one_hot", "one_hot_bf16", "constant", "some_nan", "all_nan")
@@ -44,10 +45,11 @@ def problems(draw: st.DrawFn) -> tuple[Records, Costs, float]:
     kinds = draw(st.lists(st.sampled_from(KINDS), min_size=len(steps), max_size=len(steps)))
     logits = [make_logits(kind, (1, num, classes, *size), generator)[0] for kind in kinds]
     targets = torch.randint(classes, (num, *size), generator=generator)
+    gates = [z.flatten(1)[:, 0] for z in logits[:-1]]  # as troublesome as the logits
     share = draw(st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(0, 1)))
     low, high = float(costs[0]), float(costs[-1])
     budget = low + share * (high - low)
-    return Records.from_arrays(logits, targets), Costs.from_relative(costs), budget
+    return Records.from_arrays(logits, targets, [*gates, None]), Costs.from_relative(costs), budget
 
 
 OPTIONS: list[dict[str, Any]] = [{}, {"temperature": True, "reduce": "worst_patch"}]
@@ -83,7 +85,7 @@ def test_scores_do_not_depend_on_how_records_are_sharded(name: str, records: Rec
     parts = [slice(0, 7), slice(7, 200), slice(200, 300)]
     cut = Records(
         [
-            Shard([out._replace(logits=out.logits[p]) for out in shard.outputs], shard.targets[p])
+            Shard([take(out, torch.arange(300)[p]) for out in shard.outputs], shard.targets[p])
             for p in parts
         ]
     )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..errors import BudgetError, UnknownNameError, UnsupportedError, ValidationError
+from ..errors import BudgetError, UnsupportedError, ValidationError
 from ..functional import (
     Reduce,
     cascade,
@@ -26,11 +26,11 @@ from ..functional import (
 )
 from ..registry import policies
 from ..types import Budget, Carry, Costs, ExitOutput, Records, Shard
+from .points import OperatingPoints
 
 register = policies.register
 
 _CANDIDATES = 201  # budgets tried for max_drop
-_POINTS = "points."  # how entries of operating points begin in a state dict
 
 
 class Decision(NamedTuple):
@@ -42,7 +42,7 @@ class Decision(NamedTuple):
     carry: Carry
 
 
-class ExitPolicy(nn.Module, ABC):
+class ExitPolicy(OperatingPoints, ABC):
     """When to leave: a score per exit, larger leaves sooner, and a fitted threshold per exit.
 
     A policy never sees the model: it is fitted on `Records` and decides from an `ExitOutput`.
@@ -71,7 +71,6 @@ class ExitPolicy(nn.Module, ABC):
         reduce_positions(torch.zeros(1, 1, 1), reduce)  # an unknown name fails here
         self.num_exits, self.fit_temperature = num_exits, temperature
         self.reduce: Reduce = reduce
-        self.points: dict[str, dict[str, Tensor]] = {}
         thresholds = torch.full((num_exits,), float("inf"))
         thresholds[-1] = float("-inf")
         self.register_buffer("thresholds", thresholds)
@@ -110,6 +109,13 @@ class ExitPolicy(nn.Module, ABC):
             return self._tempered(last, out).logits
         return self(last, out, carry).logits
 
+    def rule(self) -> Self | None:
+        """A copy that decides by the thresholds its method was published with, or None.
+
+        It is not fitted; None where a method has no such thresholds, as most have not.
+        """
+        return None
+
     # ------------------------------------------------------------------- records
     @torch.no_grad()
     def decisions(self, shard: Shard) -> list[Decision]:
@@ -136,15 +142,12 @@ class ExitPolicy(nn.Module, ABC):
 
     def exits_by_point(self, records: Records) -> dict[str, Tensor]:
         """The exit each row leaves by at every operating point, [N] each, by the points' names."""
-        policy, known = copy.deepcopy(self), {}
-        scores, found = torch.empty(0), {}
-        for point in self.points:
-            state = policy.use(point).learned()
-            # points that differ in thresholds alone have the same scores
-            if not known or any(not torch.equal(known[key], state[key]) for key in state):
-                scores, known = policy.scores(records), state
-            found[point] = first_exit(scores, policy.thresholds.cpu())
-        return found
+        settings = self.settings()
+        scores = score_each(settings.values(), records)
+        return {
+            point: first_exit(found, policy.thresholds.cpu())
+            for (point, policy), found in zip(settings.items(), scores, strict=True)
+        }
 
     def learned(self) -> dict[str, Tensor]:
         """What its scores and answers depend on: its state, less thresholds and points."""
@@ -243,19 +246,6 @@ class ExitPolicy(nn.Module, ABC):
         self.points = points
         return self.use(next(iter(points)))
 
-    def use(self, point: str) -> Self:
-        """Switch to an operating point that `fit_points` fitted.
-
-        Raises:
-            UnknownNameError: if there is no such point.
-        """
-        if point not in self.points:
-            raise UnknownNameError(
-                f"no operating point is named {point!r}; valid: {', '.join(self.points) or 'none'}"
-            )
-        self._restore(self.points[point])
-        return self
-
     def options(self) -> dict[str, Any]:
         """The constructor's options by name, but for ``num_exits``: enough to make it again.
 
@@ -312,43 +302,25 @@ class ExitPolicy(nn.Module, ABC):
                 best, cheapest = self._snapshot(), cost
         self._restore(best)
 
-    def _snapshot(self) -> dict[str, Tensor]:
-        """The state of the policy as it is set, without the operating points."""
-        state = self.state_dict().items()
-        return {key: value.clone() for key, value in state if not key.startswith(_POINTS)}
-
-    def _restore(self, state: Mapping[str, Tensor]) -> None:
-        points = self.points
-        self.load_state_dict(state)
-        self.points = points
-
-    # entries "points.<entry>.<name>": flat tensors, which any format of weights can hold; no entry
-    # is another's beginning, so a name may have dots
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name, state in self.points.items():
-            for key, value in state.items():
-                destination[f"{prefix}{_POINTS}{key}.{name}"] = value
-
-    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any, **named: Any) -> None:
-        self.points = {}
-        for key in self._snapshot():
-            start = f"{prefix}{_POINTS}{key}."
-            for entry in [entry for entry in state_dict if entry.startswith(start)]:
-                point = self.points.setdefault(entry.removeprefix(start), {})
-                point[key] = state_dict.pop(entry).clone()
-        super()._load_from_state_dict(state_dict, prefix, *args, **named)
-
     def _tempered(self, k: int, out: ExitOutput) -> ExitOutput:
         if not self.fit_temperature:
             return out
         return out._replace(logits=out.logits.float() / _beside(out.logits, self.temperatures[k]))
 
+    def check_outputs(self, outputs: Sequence[ExitOutput]) -> None:
+        """Raise what says why it cannot decide from exits such as these K, if it cannot.
+
+        Raises:
+            ValidationError: if they are not as many as its exits, or do not say what it reads.
+        """
+        self._check_exits(len(outputs))
+
     def _check(self, records: Records) -> None:
-        if records.num_exits != self.num_exits:
-            raise ValidationError(
-                f"wanted records of {self.num_exits} exits, got {records.num_exits}"
-            )
+        self._check_exits(records.num_exits)
+
+    def _check_exits(self, came: int) -> None:
+        if came != self.num_exits:
+            raise ValidationError(f"wanted records of {self.num_exits} exits, got {came}")
 
 
 class Control(ExitPolicy):
@@ -367,6 +339,19 @@ class Control(ExitPolicy):
     @abstractmethod
     def scores(self, records: Records) -> Tensor:
         """Scores of every exit over records, [N, K] float32."""
+
+
+def score_each(policies: Iterable[ExitPolicy], records: Records) -> Iterator[Tensor]:
+    """Scores over records, [N, K] each, of settings of one policy.
+
+    Neighbours that differ in thresholds alone have the same scores, which are made once.
+    """
+    scores, known = torch.empty(0), {}
+    for policy in policies:
+        state = policy.learned()
+        if not known or any(not torch.equal(known[key], state[key]) for key in state):
+            scores, known = policy.scores(records), state
+        yield scores
 
 
 def _beside(tensor: Tensor, value: Tensor) -> Tensor:
