@@ -36,8 +36,9 @@ def made_up(
     classes: list[str] | None = None,
     gain: float = 0.0,
     task: str = "label",
+    rules: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """Give what a `results.json` may hold."""
+    """Give what a `results.json` may hold; with rules of some policies, all that gates bring."""
     draw = random.Random(f"{name} {seed}")
     costs = [0.25 + 0.78 * k / max(exits - 1, 1) for k in range(exits)] if exits > 1 else [1.0]
     top1 = [0.935 + gain - 0.11 * max(1 - c, 0) ** 1.3 + draw.uniform(-0.006, 0.006) for c in costs]
@@ -50,7 +51,12 @@ def made_up(
     if task == "map":
         for point in (point for points in made.values() for point in points):
             point["miou"] = point["accuracy"] - 0.25
+    drawn = _samples(exits, made, len(names), pictures, side, draw)
+    if task == "map" and drawn:
+        drawn = _as_maps(drawn, len(names), side, draw)
+    learned = _learned(rules, made, costs, full, drawn, draw) if rules else {}
     return {
+        **learned,
         "task": task,
         "format": "offramp-results",
         "version": 1,
@@ -88,7 +94,7 @@ def made_up(
         "controls": list(controls),
         "curves": made,
         "calibration": [_bins(a, draw) for a in top1],
-        "samples": _samples(exits, made, len(names), pictures, side, draw),
+        "samples": drawn,
         "clock": _clock(policies, draw) if clock else None,
         "made": {
             "offramp": "0.1.0",
@@ -121,6 +127,79 @@ def _point(
         "exit_counts": [round(2000 * r) for r in rates],
         "exit_rates": rates,
         "drop": gap,
+    }
+
+
+def _learned(
+    rules: tuple[str, ...],
+    curves: dict[str, Any],
+    costs: list[float],
+    full: float,
+    samples: dict[str, Any] | None,
+    draw: Any,
+) -> dict[str, Any]:
+    """Published rules, standard errors of costs, and who is right where; changes what is given."""
+    found, examined = {}, {}
+    for points in curves.values():
+        for point in points:
+            spent = zip(point["exit_rates"], costs, strict=True)
+            squares = sum(r * (c - point["cost"]) ** 2 for r, c in spent)
+            point["cost_stderr"] = (squares / 2000) ** 0.5
+    for policy in rules:
+        budgets = [point["budget"] for point in curves[policy]]
+        rule = _point(policy, draw.uniform(min(budgets), max(budgets)), costs, full, draw)
+        found[policy] = {**rule, "budget": None, "cost_stderr": 0.006}
+        names = [*(f"{budget:g}" for budget in budgets), "rule"]
+        examined[policy] = {name: [_examined(draw) for _ in costs] for name in names}
+    if samples:
+        samples["rules"] = {
+            policy: [draw.randrange(len(costs)) for _ in samples["images"]] for policy in rules
+        }
+    return {"rules": found, "examine": examined}
+
+
+def _examined(draw: Any) -> list[list[list[int]]]:
+    """2,000 inputs by [score reaches the threshold][right here][right at the last exit]."""
+    leave = draw.randrange(200, 1800)
+    counts = []
+    for num, good in ((2000 - leave, 0.7), (leave, 0.97)):
+        both = int(num * (good - 0.02))
+        here, last = int(num * 0.01), int(num * (0.99 - good))
+        counts.append([[num - both - here - last, last], [here, both]])
+    return counts
+
+
+def made_up_sweep(
+    *, seed: int = 0, exits: int = 4, alphas: int = 21, test: bool = True
+) -> dict[str, Any]:
+    """Give what a `sweep.json` may hold: most of the way from the last exit to the first."""
+    draw = random.Random(f"sweep {seed}")
+    costs = [0.25 + 0.78 * k / max(exits - 1, 1) for k in range(exits)]
+    steps = [number / max(alphas - 1, 1) for number in range(alphas)]
+
+    def outcome(alpha: float) -> dict[str, Any]:
+        rates = _rates(costs[-1] - (costs[-1] - costs[0]) * min(alpha**1.4, 0.999), costs)
+        return {
+            "accuracy": 0.935 - 0.09 * alpha**4 + draw.uniform(-0.004, 0.004),
+            "cost": sum(r * c for r, c in zip(rates, costs, strict=True)),
+            "mean_exit": sum(k * r for k, r in enumerate(rates)),
+            "rates": rates,
+        }
+
+    return {
+        "format": "offramp-sweep",
+        "version": 1,
+        "unit": "macs",
+        "alphas": steps,
+        "points": [
+            {
+                "alpha": alpha,
+                "calibration": outcome(alpha),
+                "test": outcome(alpha) if test else None,
+            }
+            for alpha in steps
+        ],
+        "seconds": 3.21,
     }
 
 
@@ -178,6 +257,18 @@ def _samples(
         "labels": labels,
         "answers": answers,
         "exits": left,
+    }
+
+
+def _as_maps(samples: dict[str, Any], classes: int, side: int, draw: Any) -> dict[str, Any]:
+    """The same pictures, with others for their targets and for each exit's answer."""
+    labels, answers = samples["labels"], samples["answers"]
+    return {
+        "images": samples["images"],
+        "exits": samples["exits"],
+        "targets": [png(side, label, 0.0, draw) for label in labels],
+        "answers": [[png(side, answer, 0.1, draw) for answer in row] for row in answers],
+        "colours": [f"#{16 * c + 15:06x}" for c in range(classes)],
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 
 from offramp.report import write
 
-from .browser import Browser, browser
-from .made_up import HOSTILE, made_up
+from .browser import Browser
+from .made_up import HOSTILE, made_up, made_up_sweep
 
 pytestmark = pytest.mark.slow
 
@@ -34,12 +33,6 @@ RING = (
     "return [ring.x + ring.width / 2 - mark.x - mark.width / 2,"
     " ring.y + ring.height / 2 - mark.y - mark.height / 2]"
 )
-
-
-@pytest.fixture(scope="module")
-def window(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with browser(tmp_path_factory.mktemp("chromium")) as one:
-        yield one
 
 
 @pytest.fixture(scope="module")
@@ -333,3 +326,79 @@ def test_page_reads_without_its_script(window: Browser, study: Path) -> None:
     finally:
         window.devtools("Emulation.setScriptExecutionDisabled", value=False)
     assert shown == [False, True, True, True, True]
+
+
+@pytest.fixture
+def learned(tmp_path: Path) -> Path:
+    """A page of gates: rules, errors, a sweep, who is right."""
+    run = made_up(policies=("max_prob", "gate"), rules=("gate",), pictures=20)
+    (tmp_path / "results.json").write_text(json.dumps(run), "utf-8")
+    (tmp_path / "sweep.json").write_text(json.dumps(made_up_sweep()), "utf-8")
+    return write([tmp_path])
+
+
+def test_published_rule_moves_the_page_and_the_slider_takes_it_back(
+    window: Browser, learned: Path
+) -> None:
+    run = json.loads((learned.parent / "results.json").read_text("utf-8"))
+    rule = run["rules"]["gate"]
+    window.size(1280)
+    window.open(learned)
+    hidden = "return document.getElementById('rule').parentElement.hidden"
+    assert window.run(hidden) is True  # max_prob has no rule
+    window.run(SET, "policy", 1)
+    assert window.run(hidden) is False
+    window.run("document.getElementById('rule').click()")
+    assert window.run(TEXT, "[data-show=budget]") == "published rule"
+    assert window.run(TEXT, "[data-show=accuracy]") == f"{100 * rule['accuracy']:.1f}%"
+    assert window.run(RING, ".wide .mark.rule path") == pytest.approx([0, 0], abs=1.5)
+    assert window.run("return location.hash") == "#policy=gate&budget=rule"
+    found = window.run(
+        "return [...document.querySelectorAll('[data-i]')].map((e) => [Number(e.dataset.i),"
+        " Number(e.closest('[data-exit]').dataset.exit)])"
+    )
+    assert sorted(found) == [[i, k] for i, k in enumerate(run["samples"]["rules"]["gate"])]
+    heights = window.run(
+        "return [...document.querySelectorAll('.wide .share-bar rect')]"
+        ".map((e) => Number(e.getAttribute('height')))"
+    )
+    assert heights == pytest.approx([120 * rate for rate in rule["exit_rates"]], abs=0.02)
+    window.run(SET, "budget", 2)
+    assert window.run("return document.getElementById('rule').checked") is False
+    assert window.run(TEXT, "#budget-value") == "50%"
+    window.open(learned, "#policy=gate&budget=rule")
+    assert window.run("return document.getElementById('rule').checked") is True
+    window.run(SET, "policy", 0)  # which has no rule: the budget from before is back
+    assert window.run(TEXT, "#budget-value") == "70%"
+    assert window.log("browser") == []
+
+
+def test_bars_of_the_chosen_policy_stand_out(window: Browser, learned: Path) -> None:
+    window.size(1280)
+    window.open(learned)
+    now = "return [...document.querySelectorAll('.wide .bars.now')].map((e) => e.dataset.p)"
+    assert window.run(now) == ["0"]
+    window.run(SET, "policy", 1)
+    assert window.run(now) == ["1"]
+
+
+@pytest.mark.parametrize("width", [1280, 390, 320])
+def test_page_of_gates_fits_its_width(window: Browser, learned: Path, width: int) -> None:
+    window.size(width)
+    window.open(learned, "#policy=gate&budget=rule")
+    window.run("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+    assert window.run("return document.documentElement.scrollWidth") <= width
+    smallest = window.run(
+        "const size = (e) => { const at = e.getScreenCTM();"
+        " return parseFloat(getComputedStyle(e).fontSize) * Math.hypot(at.a, at.b); };"
+        "return Math.min(...[...document.querySelectorAll('svg text')]"
+        ".filter((e) => e.checkVisibility() && e.textContent).map(size))"
+    )
+    assert smallest > 8.5  # pixels
+    ticks = window.run(
+        "return [...document.querySelectorAll('.macs text')].filter((e) => e.checkVisibility())"
+        ".map((e) => { const b = e.getBoundingClientRect(); return [b.left, b.right, b.top]; })"
+    )
+    row = sorted(tick for tick in ticks if tick[2] == ticks[0][2])
+    assert len(row) >= 3
+    assert all(left > right for (_, right, _), (left, _, _) in pairwise(row))

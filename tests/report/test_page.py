@@ -266,10 +266,21 @@ def test_pictures_stand_at_the_exit_they_leave_by(tmp_path: Path) -> None:
     groups = re.split(r'data-exit="(\d)"', text)[1:]
     for k, group in zip(groups[::2], groups[1::2], strict=True):
         shown = [int(i) for i in re.findall(r'data-i="(\d+)"', group)]
-        assert shown == [i for i, exit_ in enumerate(exits) if exit_ == int(k)]
+        here = [i for i, exit_ in enumerate(exits) if exit_ == int(k)]
+        assert shown == sorted(here, key=lambda i: (run["samples"]["labels"][i], i))
     for i, exit_ in enumerate(exits):
         right = run["samples"]["labels"][i] == run["samples"]["answers"][exit_][i]
         assert f'data-i="{i}" class="{"right" if right else "wrong"}"' in text
+
+
+def test_pictures_of_one_class_stand_together_at_every_exit(tmp_path: Path) -> None:
+    text = write([small(pictures=60)], tmp_path / "report.html").read_text(encoding="utf-8")
+    shown = 0
+    for group in re.split(r"data-exit=", text)[1:]:
+        labels = [int(c) for c in re.findall(r'<b title="class (\d)"', group)]
+        assert labels == sorted(labels)
+        shown += len(labels)
+    assert shown == 60
 
 
 def test_pictures_whose_target_does_not_count_are_neither_right_nor_wrong(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +74,63 @@ WRONG: list[tuple[Callable[[dict[str, Any]], None], str]] = [
     ),
     (_set("samples", "exits", "other", [[0, 0]]), r"samples\.exits\.other: wanted 0 entries"),
     (_set("clock", 0, "ms", 0.0), r"clock\.0\.ms: "),
+    (_set("curves", "max_prob", 0, "cost_stderr", "?"), r"curves\.max_prob\.0\.cost_stderr: "),
+    (_set("rules", "max_prob", "accuracy", None), r"rules\.max_prob\.accuracy: field required"),
+    (_set("rules", "max_prob", "cost", 0), r"rules\.max_prob\.cost: .*got 0"),
+    (
+        _set("rules", "max_prob", "exit_rates", [0.5, 0.5]),
+        r"rules\.max_prob\.exit_rates: wanted 4 entries",
+    ),
+    (
+        _set("rules", "max_prob", "exit_rates", [0.5] * 4),
+        r"rules.max_prob.exit_rates: wanted rates that sum to 1, got 2",
+    ),
+    (_set("examine", "max_prob", "rule", []), r"examine\.max_prob\.rule: wanted 4 entries"),
+    (_set("examine", "max_prob", "rule", 1, [[1, 2]]), r"examine\.max_prob\.rule\.1"),
+    (_set("examine", "max_prob", "0.5", 1, 0, 1, 0, -1), r"examine\.max_prob\.0\.5\.1\.0\.1\.0: "),
+    (_set("samples", "rules", "max_prob", [0]), r"samples\.rules\.max_prob: wanted 2 entries"),
+    (
+        _set("samples", "rules", "max_prob", [0, 4]),
+        r"samples.rules.max_prob: wanted exits below 4, got 4",
+    ),
+    (_set("samples", 3), r"samples: input should be .*got 3"),
+    (_set("task", "map"), "samples: wanted those of a map, as task; got those of a label"),
+]
+JPEG, SVG = "data:image/jpeg;base64,AAAA", "data:image/svg+xml;base64,AAAA"
+WRONG_MAPS: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (_set("task", "label"), "samples: wanted those of a label, as task; got those of a map"),
+    (_set("samples", "images", None), r"samples\.images: field required"),
+    (_set("samples", "targets", None), r"samples\.targets: field required"),
+    (_set("samples", "colours", None), r"samples\.colours: field required"),
+    (_set("samples", "targets", ["x"]), r"samples\.targets\.0: string should match"),
+    (_set("samples", "targets", []), r"samples\.targets: wanted 2 entries, as samples\.images"),
+    (_set("samples", "targets", 1, 7), r"samples\.targets\.1: .*got 7"),
+    (_set("samples", "targets", 1, "https://x.org/a.png"), r"samples\.targets\.1: "),
+    (_set("samples", "targets", 1, 'data:image/png;base64,A"onload="x'), r"samples\.targets\.1: "),
+    (_set("samples", "targets", 1, "data:image/png;base64,AAAA\n"), r"samples\.targets\.1: "),
+    (_set("samples", "images", 0, JPEG), r"samples\.images\.0: .*got 'data:image/jpeg"),
+    (_set("samples", "answers", []), r"samples\.answers: wanted 4 entries, as num_exits; got 0"),
+    (
+        _set("samples", "answers", 2, []),
+        r"samples\.answers\.2: wanted 2 entries, as samples\.images",
+    ),
+    (_set("samples", "answers", 2, 1, SVG), r"samples\.answers\.2\.1: .*got 'data:image/svg"),
+    (_set("samples", "answers", 2, 1, 0), r"samples\.answers\.2\.1: .*got 0"),
+    (_set("samples", "colours", 1, "red"), r"samples\.colours\.1: .*got 'red'"),
+    (_set("samples", "colours", 1, "#12345"), r"samples\.colours\.1: .*got '#12345'"),
+    (_set("samples", "colours", 1, '#12345"'), r"samples\.colours\.1: "),
+    (
+        _set("samples", "colours", ["#123456"]),
+        r"samples\.colours: wanted at least 10, as class_names",
+    ),
+    (
+        _set("samples", "exits", "max_prob", 0, [0]),
+        r"samples\.exits\.max_prob\.0: wanted 2 entries",
+    ),
+    (
+        _set("samples", "rules", "max_prob", [0, 4]),
+        r"samples.rules.max_prob: wanted exits below 4, got 4",
+    ),
 ]
 
 
@@ -82,9 +138,22 @@ WRONG: list[tuple[Callable[[dict[str, Any]], None], str]] = [
 def test_results_that_do_not_hold_name_file_and_key(
     change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
 ) -> None:
-    results = copy.deepcopy(small())
+    assert_refused(small(rules=("max_prob",)), change, said, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("change", "said"), WRONG_MAPS, ids=[said[:40] for _, said in WRONG_MAPS])
+def test_results_of_maps_that_do_not_hold_name_file_and_key(
+    change: Callable[[dict[str, Any]], None], said: str, tmp_path: Path
+) -> None:
+    assert_refused(small(task="map", rules=("max_prob",)), change, said, tmp_path / "run")
+
+
+def assert_refused(
+    results: dict[str, Any], change: Callable[[dict[str, Any]], None], said: str, folder: Path
+) -> None:
+    read_runs([results])  # nothing else is wrong
     change(results)
-    folder = put(tmp_path / "run", results)
+    put(folder, results)
     with pytest.raises(ReportError, match=rf"run.results\.json: (.*; )?{said}"):
         write([folder])
     assert [path.name for path in folder.iterdir()] == ["results.json"]
@@ -136,6 +205,21 @@ def test_figures_that_are_not_finite_count_as_unknown() -> None:
     results = small()
     results["exits"][0]["nll"] = float("inf")
     assert read_runs([results])[0].results.exits[0].nll is None
+
+
+def test_results_from_before_rules_are_read_as_having_none() -> None:
+    results = read_runs([small()])[0].results
+    assert results.rules == results.examine == {}
+    assert results.samples is not None and results.samples.rules == {}
+    assert results.curves["max_prob"][0].cost_stderr is None
+
+
+def test_results_from_before_maps_are_read_as_labels() -> None:
+    given = small()
+    del given["task"]
+    results = read_runs([given])[0].results
+    assert results.samples is not None and results.samples.kind == "label" == results.task
+    assert results.samples.labels == given["samples"]["labels"]
 
 
 def test_keys_beyond_the_format_are_left_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import stdev
 from typing import Any
 
 import pytest
@@ -103,3 +104,66 @@ def test_times_are_grouped_by_policy_budget_and_batch_size() -> None:
     assert {timing.ms.num for timing in timings} == {2}
     mean = sum(run["clock"][0]["ms"] for run in runs[:2]) / 2
     assert timings[0].ms.mean == pytest.approx(mean)
+
+
+def learned(seed: int = 0, **changes: Any) -> dict[str, Any]:
+    return small(seed, policies=("gate", "max_prob"), rules=("gate",), **changes)
+
+
+def test_rules_are_points_of_their_own_beside_the_budgets() -> None:
+    runs = [learned(0), learned(1), small(2, policies=("gate", "max_prob"))]
+    gate, *others = study(*runs).curves
+    rules = [run["rules"]["gate"] for run in runs[:2]]
+    assert gate.rule is not None and gate.rule.seeds == (0, 1)
+    assert gate.rule.cost.mean == pytest.approx(sum(rule["cost"] for rule in rules) / 2)
+    assert gate.rule.accuracy.low == min(rule["accuracy"] for rule in rules)
+    assert all(curve.rule is None for curve in others)
+    assert gate.all_points == [*gate.points, gate.rule]
+
+
+def test_error_of_one_run_is_its_standard_error_that_of_several_their_range() -> None:
+    given = learned()["curves"]["max_prob"][2]
+    alone = study(learned()).curves[1].points[2]
+    for key, error in (("accuracy", "stderr"), ("cost", "cost_stderr")):
+        bar = getattr(alone, key).bar
+        assert bar == pytest.approx((given[key] - given[error], given[key] + given[error]))
+    several = study(learned(0), learned(1), learned(2)).curves[1].points[2]
+    assert several.cost.bar == (several.cost.low, several.cost.high)
+    before = study(small()).curves[0].points[2]  # results that tell nothing of the error of costs
+    assert before.cost.bar is before.accuracy.bar is before.rate_errors is None
+
+
+def test_errors_of_exit_rates_are_over_seeds_or_over_inputs() -> None:
+    runs = [learned(seed) for seed in range(3)]
+    rates = [[run["curves"]["gate"][1]["exit_rates"][k] for run in runs] for k in range(4)]
+    several = study(*runs).curves[0].points[1]
+    wanted = [stdev(column) / 3**0.5 for column in rates]
+    assert several.rate_errors == pytest.approx(wanted)
+    alone = study(runs[0]).curves[0].points[1]
+    assert alone.rate_errors == pytest.approx([(r * (1 - r) / 2000) ** 0.5 for r, *_ in rates])
+
+
+def test_counted_cost_follows_from_the_exits() -> None:
+    run = learned()
+    macs, full = run["costs"]["macs"], run["costs"]["full"]["macs"]
+    for given, point in zip(run["curves"]["gate"], study(run).curves[0].points, strict=True):
+        counted = sum(r * m for r, m in zip(given["exit_rates"], macs, strict=True))
+        assert point.macs is not None and point.macs.mean == pytest.approx(counted)
+        assert point.macs.stderr == pytest.approx(given["cost_stderr"] * full)
+    del run["costs"]["macs"]
+    assert study(run).curves[0].points[0].macs is None
+
+
+def test_examined_inputs_of_all_seeds_count_the_same() -> None:
+    runs = [learned(0), learned(1)]
+    for name, counts in study(*runs).examined["gate"].items():
+        given = [run["examine"]["gate"][name] for run in runs]
+        assert counts[2][1][0][1] == sum(each[2][1][0][1] for each in given)
+        assert sum(n for square in counts[0] for row in square for n in row) == 4000
+
+
+def test_rule_of_a_policy_without_a_curve_is_refused() -> None:
+    run = learned()
+    run["rules"]["other"] = run["rules"]["gate"]
+    with pytest.raises(ReportError, match=r"rules: wanted.*'gate', 'max_prob'.*'other'"):
+        study(run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -151,6 +152,7 @@ def test_points_of_maps_are_those_of_evaluate(scored: Run) -> None:
         policy = create_policy(name, num_exits=3, **options).fit(calibration, costs, 0.8)
         wanted = offramp.evaluate(policy, test, costs).to_dict()
         came = results["curves"][label][1]
+        assert came["cost_stderr"] is not None and results["examine"] == results["rules"] == {}
         assert came == {**wanted, "budget": 0.8}
         assert 0 < came["miou"] < 1
 
@@ -224,6 +226,26 @@ def test_samples_of_maps_are_pictures_of_targets_and_answers(scored: Run) -> Non
     assert made.info["transparency"] == 255  # what does not count is see-through
     red, green, blue = made.getpalette()[3:6]
     assert samples["colours"][1] == f"#{red:02x}{green:02x}{blue:02x}" == "#804080"
+
+
+def test_report_of_maps_shows_targets_and_the_answers_of_the_exits_left_at(scored: Run) -> None:
+    code, said = say("report", scored.path)
+    assert code == 0, said
+    text = (scored.path / "report.html").read_text("utf-8")
+    samples = scored.results()["samples"]
+    middle = samples["exits"]["max_prob"][1]
+    figures = re.findall(r'<figure data-i="(\d+)">(.*?)</figure>', text)
+    assert sorted(int(i) for i, _ in figures) == list(range(len(samples["images"])))
+    for i, drawn in ((int(i), drawn) for i, drawn in figures):
+        shown = re.findall(r'<img src="([^"]*)"[^>]*?( hidden)?>', drawn)
+        answers = [
+            (each[i], "" if k == middle[i] else " hidden")
+            for k, each in enumerate(samples["answers"])
+        ]
+        assert shown == [(samples["images"][i], ""), (samples["targets"][i], ""), *answers]
+    for name, colour in zip(NAMES, samples["colours"], strict=True):
+        assert re.search(rf'fill="{colour}"></rect></svg>{name}</li>', text)
+    assert "does not count</li>" in text
 
 
 def test_colours_differ_whatever_the_classes_are() -> None:

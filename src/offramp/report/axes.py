@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from .markup import Markup, element, join
+
+WIDE, NARROW = (960, 500), (380, 380)  # for a desktop, and for a phone
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,14 @@ class Axes:
             place = self.x(value)
             parts += [
                 element("line", x1=place, x2=place, y1=self.top, y2=foot, class_="grid"),
-                element("text", _tick(value), x=place, y=foot + 17, text_anchor="middle"),
+                element("text", share_tick(value), x=place, y=foot + 17, text_anchor="middle"),
             ]
         parts += self.rows(most=most)
         return element("g", *parts, self.labels(x_label, y_label), aria_hidden="true")
 
-    def rows(self, *, most: int = 6) -> list[str]:
-        """The grid's lines across and their figures, which are shares, in percent."""
+    def rows(self, *, most: int = 6, text: Callable[[float], str] | None = None) -> list[str]:
+        """The grid's lines across and their figures: as ``text`` has it, else in percent."""
+        written = text or share_tick
         parts: list[str] = []
         for value in ticks(*self.y_range, most):
             place = self.y(value)
@@ -59,7 +63,7 @@ class Axes:
                     y2=place,
                     class_="grid",
                 ),
-                element("text", _tick(value), x=self.left - 7, y=place + 4, text_anchor="end"),
+                element("text", written(value), x=self.left - 7, y=place + 4, text_anchor="end"),
             ]
         return parts
 
@@ -113,5 +117,6 @@ def picture(width: float, height: float, *children: str, label: str, class_: str
     )
 
 
-def _tick(value: float) -> str:
+def share_tick(value: float) -> str:
+    """Write a share on an axis, in percent."""
     return f"{100 * value:.6g}".replace("-", "\N{MINUS SIGN}")

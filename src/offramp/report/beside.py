@@ -7,14 +7,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from . import tables
-from .charts import NARROW, WIDE, policy_cost
+from .axes import NARROW, WIDE
 from .compare import Comparison
 from .configured import routes_of
 from .looks import Looks, letter, swatch
 from .markup import Markup, element
 from .schemes import gains_by_exit, routes_picture, scores_by_exit
 from .study import Study
-from .words import COST, gained, measured
+from .trade import policy_cost
+from .words import COST, errors_meant, gained, measured
 
 if TYPE_CHECKING:
     from ..runs.routing import Stretch
@@ -72,6 +73,10 @@ def trade(studies: Sequence[Study], looks: Looks) -> Markup:
         f"The axis of {what} does not start at zero. Marks are means over seeds, shaded bands "
         "reach from the lowest to the highest seed."
     )
+    if meant := errors_meant(studies):
+        note += f" {meant}"
+    if any(curve.rule for study in studies for curve in study.curves):
+        note += " A star with eight points is the policy at its published rule."
     figures = [
         element(
             "div",
@@ -86,6 +91,7 @@ def trade(studies: Sequence[Study], looks: Looks) -> Markup:
         "section",
         element("h2", f"{'mIoU' if what == 'mIoU' else 'Accuracy'} against cost"),
         element("figure", *figures, _studies(studies, looks), element("figcaption", note)),
+        tables.rules(studies, looks),
         tables.behind(tables.curves(studies, looks), tables.fixed(studies, looks)),
     )
 

@@ -1,66 +1,35 @@
-"""The pictures, as SVG that stands without a script: accuracy against cost, exits, calibration."""
+"""Pictures of where inputs leave and of calibration, as SVG that stands without a script."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
-from .axes import Axes, padded, picture
-from .looks import CROSS, DIAMOND, STAR, Looks, exit_colour, ink_on, static_key
+from .axes import Axes, picture
+from .looks import exit_colour, ink_on
 from .markup import Markup, element
-from .study import Curve, Point, Slice, Spread, Study
-from .words import COST, mark, percent, short_percent, with_range
-
-WIDE, NARROW = (960, 500), (380, 380)  # for a desktop, and for a phone
-
-
-def accuracy_cost(study: Study, looks: Looks, size: tuple[int, int]) -> Markup:
-    """Accuracy against realised cost: every policy, every exit, and what they compete with."""
-    shown = [*study.exits, *study.static]
-    alone = [(item.cost.mean, item.accuracy) for item in shown]
-    points = [point for curve in study.curves for point in curve.points]
-    axes = _axes([(1.0, study.full), *alone], points, looks, size)
-    parts = [_frame(axes, study, looks, size), _full_line(axes, study.full)]
-    parts += [_band(axes, 0, curve, looks) for curve in study.policies]
-    parts += [_lines(axes, 0, curve, looks) for curve in _controls_first(study)]
-    parts += [*_exits(axes, study), *_rivals(axes, study), *_control_names(axes, study)]
-    for curve in _controls_first(study):
-        parts += _marks(axes, 0, study, curve, looks)
-    return _chart(parts, looks, size)
-
-
-def policy_cost(
-    studies: Sequence[Study], policy: str, looks: Looks, size: tuple[int, int]
-) -> Markup:
-    """Accuracy against realised cost of one policy, a curve for each of several studies."""
-    drawn = [
-        (number, study, curve)
-        for number, study in enumerate(studies)
-        for curve in study.curves
-        if curve.policy == policy
-    ]
-    points = [point for _, _, curve in drawn for point in curve.points]
-    axes = _axes([], points, looks, size)
-    parts = [_frame(axes, studies[0], looks, size)]
-    parts += [_band(axes, number, curve, looks) for number, _, curve in drawn]
-    parts += [_lines(axes, number, curve, looks) for number, _, curve in drawn]
-    for number, study, curve in drawn:
-        parts += _marks(axes, number, study, curve, looks)
-    return _chart(parts, looks, size)
+from .points import Curve, Figures, Point
+from .study import Slice, Study
+from .words import operating_point, percent, shares, short_percent
 
 
 def exit_rates(study: Study, curve: Curve, size: tuple[int, int]) -> Markup:
     """Share of inputs that leave by each exit, a column per budget."""
     width, height = size[0], round(size[1] * 0.72)
     axes = Axes(width, height, (0, 1), (0, 1), top=18)
-    step = (width - axes.left - axes.right) / len(curve.points)
+    gap = 0.5 if curve.rule else 0.0  # columns between the budgets and the rule
+    step = (width - axes.left - axes.right) / (len(curve.all_points) + gap)
     letters = max(len(short_percent(point.budget)) for point in curve.points)
     every = math.ceil((8 * letters + 12) / step)  # budgets that get a label
     parts: list[str] = [element("g", *_share_grid(axes), aria_hidden="true")]
-    for number, point in enumerate(curve.points):
-        left = axes.left + step * (number + 0.12)
-        label = short_percent(point.budget) if number % every == 0 else ""
+    for number, point in enumerate(curve.all_points):
+        if isinstance(point, Point):
+            left = axes.left + step * (number + 0.12)
+            label = short_percent(point.budget) if number % every == 0 else ""
+            if curve.rule and (len(curve.points) - number) * step < 4 * letters + 26:
+                label = ""  # it would touch the rule's
+        else:
+            left, label = axes.left + step * (number + gap + 0.12), "rule"
         parts.append(_column(axes, point, number, left, step * 0.76, label))
     label = f"Exit rates of {curve.policy} by budget; the table below has the figures."
     parts.append(axes.labels("budget", "inputs, %"))
@@ -110,193 +79,20 @@ def rate_bar(rates: Sequence[float]) -> Markup:
     )
 
 
-# ------------------------------------------------------------------------ accuracy against cost
-def _axes(
-    alone: Sequence[tuple[float, Spread]],
-    points: Sequence[Point],
-    looks: Looks,
-    size: tuple[int, int],
-) -> Axes:
-    """Axes that have room for marks by themselves, each a cost and an accuracy, and for curves."""
-    places = [*alone, *((point.cost.mean, looks.value(point)) for point in points)]
-    x_range = padded([cost for cost, _ in places], 0.05)
-    low, high = padded([end for _, value in places for end in (value.low, value.high)])
-    return Axes(*size, (max(x_range[0], 0), x_range[1]), (max(low, 0), min(high, 1)))
+def histogram(figures: Figures, size: tuple[int, int]) -> Markup:
+    """Share of inputs by exit at one operating point, with errors; the script moves its bars."""
+    num, height = len(figures.rates), 190
+    axes = Axes(size[0], height, (-0.5, num - 0.5), (0, 1), top=26, bottom=44)
+    parts = [element("g", *_share_grid(axes), aria_hidden="true"), axes.labels("exit", "inputs, %")]
+    parts += [_share_bar(axes, k, figures) for k in range(num)]
+    label = "Exit histogram of the chosen operating point; the legend above has the figures."
+    return picture(size[0], height, *parts, label=label, class_="chart histogram")
 
 
-def _frame(axes: Axes, study: Study, looks: Looks, size: tuple[int, int]) -> Markup:
-    long = f"mean cost, % of the full network's {COST[study.unit]}"
-    x_label = long if size == WIDE else "mean cost, % of the full network"
-    pixels = "pixel " if study.task == "map" and looks.measure == "accuracy" else ""
-    return axes.frame(x_label, f"{pixels}{looks.measure}, %")
-
-
-def _chart(parts: Sequence[str], looks: Looks, size: tuple[int, int]) -> Markup:
-    ring = element("circle", r=10, class_="ring", hidden=True, aria_hidden="true")
-    named = f"{looks.measure[:1].upper()}{looks.measure[1:]}" if looks.measure != "mIoU" else "mIoU"
-    label = f"{named} against cost. Arrow keys go from mark to mark, Enter selects one."
-    return picture(*size, *parts, ring, label=label, class_="chart accuracy")
-
-
-def _controls_first(study: Study) -> Iterator[Curve]:
-    yield from (curve for curve in study.curves if curve.control)
-    yield from study.policies
-
-
-def _full_line(axes: Axes, full: Spread) -> Markup:
-    place = axes.y(full.mean)
-    return element(
-        "line", x1=axes.left, x2=axes.width - axes.right, y1=place, y2=place, class_="full"
-    )
-
-
-def _band(axes: Axes, number: int, curve: Curve, looks: Looks) -> Markup:
-    """From the lowest to the highest accuracy, where several seeds have the same budgets."""
-    drawn = []
-    for points in _alike(curve):
-        if len(points) > 1 and len(points[0].seeds) > 1:
-            ends = [(axes.x(p.cost.mean), looks.value(p)) for p in points]
-            there = [f"{x},{axes.y(value.high)}" for x, value in ends]
-            back = [f"{x},{axes.y(value.low)}" for x, value in reversed(ends)]
-            drawn.append(element("polygon", points=" ".join(there + back), class_="band"))
-    return element("g", *drawn, class_=looks.colour(number, curve))
-
-
-def _lines(axes: Axes, number: int, curve: Curve, looks: Looks) -> Markup:
-    drawn = [
-        element(
-            "polyline",
-            points=" ".join(f"{axes.x(p.cost.mean)},{axes.y(looks.value(p).mean)}" for p in points),
-            class_="line",
-            stroke_dasharray=looks.dashes(number, curve),
-        )
-        for points in _alike(curve)
-    ]
-    return element("g", *drawn, class_=looks.colour(number, curve))
-
-
-def _alike(curve: Curve) -> list[list[Point]]:
-    """Points of the same seeds: only those are joined, as others differ by more than budget."""
-    groups: dict[tuple[int, ...], list[Point]] = {}
-    for point in curve.points:
-        groups.setdefault(point.seeds, []).append(point)
-    return [sorted(group, key=lambda point: point.cost.mean) for group in groups.values()]
-
-
-def _marks(axes: Axes, number: int, study: Study, curve: Curve, looks: Looks) -> Iterator[Markup]:
-    p = next(index for index, other in enumerate(study.curves) if other is curve)
-    for b, point in enumerate(curve.points):
-        some = len(point.seeds) < len(study.seeds)
-        said = mark(study, curve, point)
-        yield element(
-            "g",
-            element(
-                "path", d=looks.shape(number, curve), class_="shape hollow" if some else "shape"
-            ),
-            class_=f"mark {looks.colour(number, curve)}",
-            transform=_at(axes, point.cost.mean, looks.value(point).mean),
-            data_s=number,
-            data_p=p,
-            data_b=b,
-            tabindex=-1,
-            role="button",
-            aria_label=f"{study.name}: {said}" if looks.several else said,
-        )
-
-
-def _exits(axes: Axes, study: Study) -> Iterator[Markup]:
-    for k, alone in enumerate(study.exits):
-        said = f"every input at exit {k}: accuracy {with_range(alone.accuracy)}, "
-        yield _rival(
-            axes,
-            DIAMOND,
-            (alone.cost.mean, alone.accuracy.mean),
-            name=f"exit {k}" if axes.width > 600 else f"{k}",
-            said=f"{said}cost {with_range(alone.cost)}",
-            class_="exit",
-        )
-
-
-def _rivals(axes: Axes, study: Study) -> Iterator[Markup]:
-    yield _rival(
-        axes,
-        STAR,
-        (1.0, study.full.mean),
-        name="full network" if axes.width > 600 else "",
-        said=f"full network: accuracy {with_range(study.full)}, cost 100%",
-        class_="star",
-        side="above",
-    )
-    for index, static in enumerate(study.static):
-        said = f"{static.name}: accuracy {with_range(static.accuracy)}, "
-        yield _rival(
-            axes,
-            CROSS,
-            (static.cost.mean, static.accuracy.mean),
-            name=static_key(index),
-            said=f"{said}cost {with_range(static.cost)}",
-            class_="static",
-            side="beside",  # a network cut off at an exit is close to that exit
-        )
-
-
-def _control_names(axes: Axes, study: Study) -> Iterator[Markup]:
-    """What the grey curves are, written at their start."""
-    for curve in study.curves:
-        if curve.control:
-            point = min(curve.points, key=lambda point: point.cost.mean)
-            name = element("text", f"{curve.policy} (control)", x=10, y=-6, class_="name")
-            place = _at(axes, point.cost.mean, point.accuracy.mean)
-            yield element("g", name, class_="control", transform=place, aria_hidden="true")
-
-
-def _rival(
-    axes: Axes,
-    shape: str,
-    place: tuple[float, float],
-    *,
-    name: str,
-    said: str,
-    class_: str,
-    side: Literal["above", "below", "beside"] = "below",
+# ------------------------------------------------------------------------ pieces
+def _column(
+    axes: Axes, point: Figures, number: int, left: float, width: float, label: str
 ) -> Markup:
-    """A mark that no budget moves, with its name; near an edge the name turns inwards."""
-    x = axes.x(place[0])
-    if side == "below" and axes.y(place[1]) > axes.height - axes.bottom - 26:
-        side = "above"
-    room = min(x - axes.left, axes.width - axes.right - x)
-    anchor = "middle" if room > 4 * len(name) else "start" if x < axes.width / 2 else "end"
-    shift = 0.0
-    if side == "beside":
-        anchor = "end" if axes.width - axes.right - x < 12 + 8 * len(name) else "start"
-        shift = -11.0 if anchor == "end" else 11.0
-    text = element(
-        "text",
-        name,
-        x=shift,
-        y={"above": -12, "below": 21, "beside": 4}[side],
-        text_anchor=anchor,
-        class_="name",
-        aria_hidden="true",
-    )
-    return element(
-        "g",
-        element("path", d=shape, class_="shape"),
-        text,
-        class_=f"rival {class_}",
-        transform=_at(axes, *place),
-        tabindex=-1,
-        role="img",
-        aria_label=said,
-    )
-
-
-def _at(axes: Axes, cost: float, accuracy: float) -> str:
-    return f"translate({axes.x(cost):g},{axes.y(accuracy):g})"
-
-
-# ------------------------------------------------------------------------ exits and calibration
-def _column(axes: Axes, point: Point, number: int, left: float, width: float, label: str) -> Markup:
     parts: list[str] = []
     start = 0.0
     for k, rate in enumerate(point.rates):
@@ -331,14 +127,44 @@ def _column(axes: Axes, point: Point, number: int, left: float, width: float, la
         )
     )
     parts.append(element("path", d=f"M{middle:.1f},{axes.y(1) - 4}l-6,-9h12z", class_="pointer"))
-    said = ", ".join(f"exit {k} {percent(rate)}" for k, rate in enumerate(point.rates))
+    said = ", ".join(f"exit {k} {share}" for k, share in enumerate(shares(point)))
     return element(
         "g",
         *parts,
         class_="column",
         data_b=number,
         role="img",
-        aria_label=f"Budget {short_percent(point.budget)}: {said}",
+        aria_label=f"{operating_point(point).capitalize()}: {said}",
+    )
+
+
+def _share_bar(axes: Axes, k: int, figures: Figures) -> Markup:
+    """The bar of one exit; it carries what the script needs to move it."""
+    num, x = len(figures.rates), axes.x(k)
+    room = axes.x(k + 0.5) - axes.x(k - 0.5)
+    wide, rate = min(0.64 * room, 90), figures.rates[k]
+    top, foot = axes.y(rate), axes.y(0)
+    stderr = figures.rate_errors[k] if figures.rate_errors else 0.0
+    high, low = (axes.y(min(max(rate + way * stderr, 0), 1)) for way in (1, -1))
+    said = percent(rate) if room > 46 else ""
+    return element(
+        "g",
+        element(
+            "rect",
+            x=x - wide / 2,
+            y=top,
+            width=wide,
+            height=foot - top,
+            fill=exit_colour(k, num),
+            class_="part",
+        ),
+        element("path", d=f"M{x:g},{low:g}V{high:g}M{x - 4:g},{low:g}h8M{x - 4:g},{high:g}h8"),
+        element("text", said, x=x, y=high - 5, text_anchor="middle", class_="value"),
+        element("text", str(k), x=x, y=foot + 17, text_anchor="middle"),
+        class_="share-bar",
+        data_x=x,
+        data_top=axes.y(1),
+        data_foot=foot,
     )
 
 

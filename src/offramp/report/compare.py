@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from ..errors import ReportError
 from .interval import t_interval
-from .study import Spread, Study, gather, spread
+from .points import Spread, spread
+from .study import Study, gather
 
 
 class Score(NamedTuple):

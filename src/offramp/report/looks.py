@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .markup import Markup, element
-from .study import Curve, Point, Spread, Study
+from .points import Curve, Figures, Spread
+from .study import Study
 
 DASHES = (None, "9 4", "3 3", "12 3 3 3")  # one per round of colours
 CONTROL_DASHES = {"random": "2 4", "oracle": "8 4"}
@@ -22,6 +23,10 @@ CONTROL_SHAPE = "M-2.6,0a2.6,2.6 0 1,0 5.2,0a2.6,2.6 0 1,0 -5.2,0z"
 STAR = "M0,-9L2.3,-3.1L8.6,-2.8L3.7,1.2L5.3,7.3L0,3.8L-5.3,7.3L-3.7,1.2L-8.6,-2.8L-2.3,-3.1z"
 CROSS = "M-7,-4L-4,-7L0,-3L4,-7L7,-4L3,0L7,4L4,7L0,3L-4,7L-7,4L-3,0z"
 DIAMOND = "M0,-6.5L6.5,0L0,6.5L-6.5,0z"
+RULE = (  # eight points, so that it is not the full network's star
+    "M0,-11L2.1,-5.1L7.8,-7.8L5.1,-2.1L11,0L5.1,2.1L7.8,7.8L2.1,5.1"
+    "L0,11L-2.1,5.1L-7.8,7.8L-5.1,2.1L-11,0L-5.1,-2.1L-7.8,-7.8L-2.1,-5.1z"
+)
 
 # From blue (easy, early) over grey to orange (hard, late): ordered for any colour vision.
 _RAMP = ((27, 94, 158), (95, 162, 207), (201, 201, 201), (240, 179, 90), (217, 114, 15))
@@ -37,11 +42,16 @@ class Looks:
         names = dict.fromkeys(c.policy for study in studies for c in study.policies)
         self._numbers = {name: number for number, name in enumerate(names)}
         self.several = len(studies) > 1
-        points = [p for study in studies for curve in study.curves for p in curve.points]
+        points = [p for study in studies for curve in study.curves for p in curve.all_points]
         self._by_miou = self.several and all(point.miou is not None for point in points)
         self.measure = studies[0].measure if self._by_miou and points else "accuracy"
 
-    def value(self, point: Point) -> Spread:
+    @property
+    def sweep(self) -> str:
+        """Class that gives the colour of a sweep over alpha: one that no policy has."""
+        return f"c{len(self._numbers) % len(SHAPES)}"
+
+    def value(self, point: Figures) -> Spread:
         """What charts of curves show: accuracy, or mIoU where several studies all have it."""
         return point.miou if self._by_miou and point.miou is not None else point.accuracy
 

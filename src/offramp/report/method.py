@@ -8,7 +8,7 @@ from typing import Any
 
 from .markup import Markup, element
 from .study import Study
-from .words import COST, num_test
+from .words import COST, errors_meant, num_test
 
 _MEANING = {
     "macs": (
@@ -52,6 +52,7 @@ def method(studies: Sequence[Study]) -> Markup:
             "from the lowest to the highest seed. Nothing is averaged over different budgets. The "
             "drop is taken against the full network of the same seed.",
         ),
+        *_learned(studies),
         (
             "Controls",
             "Grey curves are no methods. random leaves by chance; oracle knows the "
@@ -70,6 +71,22 @@ def method(studies: Sequence[Study]) -> Markup:
         *(_about(study) for study in studies),
         class_="method",
     )
+
+
+def _learned(studies: Sequence[Study]) -> Iterator[tuple[str, str]]:
+    """What the words of errors and of published rules mean, where they are used."""
+    if meant := errors_meant(studies):
+        yield (
+            "Errors",
+            f"{meant} Of a single run, the standard error of a cost is that of the mean over its "
+            "test inputs; it says nothing of how another seed would come out.",
+        )
+    if any(curve.rule for study in studies for curve in study.curves):
+        yield (
+            "Published rule",
+            "Thresholds as the method's authors set them, not fitted to any budget: what it "
+            "costs follows from training alone.",
+        )
 
 
 def _about(study: Study) -> Markup:

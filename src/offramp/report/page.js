@@ -6,7 +6,7 @@
   const one = (id) => document.getElementById(id);
   const all = (query, root = document) => [...root.querySelectorAll(query)];
   const hint = one("hint");
-  const now = { s: first, p: 0, b: 0 };
+  const now = { s: first, p: 0, b: 0, budget: 0.5 };
 
   // ---------------------------------------------------------------- the selected point
   function show() {
@@ -39,16 +39,24 @@
     }
     policy.value = now.p;
     const slider = one("budget");
-    slider.max = curve.points.length - 1;
-    slider.value = now.b;
-    slider.setAttribute("aria-valuetext", `budget ${point.text.budget}`);
-    one("budget-value").textContent = point.text.budget;
+    const budgets = curve.points.filter((each) => each.budget !== null).length;
+    slider.max = budgets - 1;
+    const fitted = now.b < budgets;
+    slider.value = fitted ? now.b : nearest(curve.points, now.budget);
+    slider.setAttribute("aria-valuetext", point.text.point);
+    const rule = one("rule");
+    if (rule) {
+      rule.parentElement.hidden = budgets === curve.points.length;
+      rule.checked = !fitted;
+    }
+    one("budget-value").textContent = fitted ? point.text.budget : "\u2013";
   }
 
   function showFigures(point) {
     for (const part of all("[data-show]")) part.textContent = point.text[part.dataset.show];
     const percents = point.shares;
     showBar(point.rates, percents);
+    showHistogram(point);
     const legend = one("reading").querySelector(".legend");
     if (legend.children.length !== percents.length) {
       const model = all(".of-policy").find((part) => Number(part.dataset.study) === now.s);
@@ -80,6 +88,24 @@
     bar.setAttribute("aria-label", `Exit rates: ${said}`);
   }
 
+  function showHistogram({ rates, errors, shares }) {
+    for (const bar of all(".share-bar")) {
+      const k = all(".share-bar", bar.ownerSVGElement).indexOf(bar);
+      const { x, top, foot } = bar.dataset;
+      const at = (share) => foot - (foot - top) * Math.min(Math.max(share, 0), 1);
+      const error = errors ? errors[k] : 0;
+      const [high, low] = [at(rates[k] + error), at(rates[k] - error)];
+      const rect = bar.querySelector("rect");
+      rect.setAttribute("y", at(rates[k]));
+      rect.setAttribute("height", foot - at(rates[k]));
+      const ends = `M${x - 4},${low}h8M${x - 4},${high}h8`;
+      bar.querySelector("path").setAttribute("d", `M${x},${low}V${high}${ends}`);
+      const value = bar.querySelector(".value");
+      value.setAttribute("y", high - 5);
+      if (value.textContent) value.textContent = shares[k].split(" ")[0];
+    }
+  }
+
   function showMarks() {
     for (const mark of all(".mark")) {
       const { s, p, b } = mark.dataset;
@@ -89,6 +115,10 @@
       const ring = mark.ownerSVGElement.querySelector(".ring");
       ring.removeAttribute("hidden");
       ring.setAttribute("transform", mark.getAttribute("transform"));
+    }
+    for (const bars of all(".bars[data-s]")) {
+      const { s, p } = bars.dataset;
+      bars.classList.toggle("now", Number(s) === now.s && Number(p) === now.p);
     }
     for (const column of all(".column"))
       column.classList.toggle("now", Number(column.dataset.b) === now.b);
@@ -103,22 +133,20 @@
     const known = point.exits !== null;
     for (const group of all("[data-exit]", box)) group.hidden = !known;
     where.textContent = known
-      ? `${point.text.policy}, budget ${point.text.budget}.`
-      : `There are no pictures for ${point.text.policy} at budget ${point.text.budget}.`;
+      ? `${point.text.policy}, ${point.text.point}.`
+      : `There are no pictures for ${point.text.policy} at ${point.text.point}.`;
     if (!known) return;
-    const figures = all("[data-i]", box).sort((a, b) => a.dataset.i - b.dataset.i);
+    const { labels } = study;  // maps have none
+    const place = (i) => (labels ? labels[i] * labels.length : 0) + Number(i);  // by class
+    const figures = all("[data-i]", box).sort(
+      (a, b) => place(a.dataset.i) - place(b.dataset.i));
     const grids = all("[data-exit] .grid", box);
     for (const grid of grids) grid.replaceChildren();
     for (const figure of figures) {
-      const i = Number(figure.dataset.i);
-      const exit = point.exits[i];
-      const answer = study.answers[exit][i];
-      const label = study.labels[i];
-      const verdict = label < 0 ? "unknown" : answer === label ? "right" : "wrong";
-      figure.className = verdict;
-      const said = study.classes[answer];
-      const words = { unknown: said, right: "\u2713 right", wrong: `\u2717 ${said}` }[verdict];
-      figure.querySelector("figcaption span").textContent = words;
+      const exit = point.exits[figure.dataset.i];
+      if (labels) judge(study, figure, exit);
+      for (const answer of all("[data-answer]", figure))
+        answer.hidden = Number(answer.dataset.answer) !== exit;
       grids[exit].append(figure);
     }
     for (const [k, grid] of grids.entries()) {
@@ -128,17 +156,32 @@
     }
   }
 
+  function judge(study, figure, exit) {
+    const answer = study.answers[exit][figure.dataset.i];
+    const label = study.labels[figure.dataset.i];
+    const verdict = label < 0 ? "unknown" : answer === label ? "right" : "wrong";
+    figure.className = verdict;
+    const said = study.classes[answer];
+    const words = { unknown: said, right: "\u2713 right", wrong: `\u2717 ${said}` }[verdict];
+    figure.querySelector("figcaption span").textContent = words;
+  }
+
   // ---------------------------------------------------------------- selecting
   function select(s, p, budget) {
     const curves = studies[s].curves;
     now.s = s;
     now.p = Math.min(Math.max(p, 0), Math.max(curves.length - 1, 0));
     now.b = curves.length ? nearest(curves[now.p].points, budget) : 0;
+    if (curves.length) now.budget = curves[now.p].points[now.b].budget ?? now.budget;
     show();
   }
 
+  // the point at a budget, or that of the published rule for null, where there is one
   function nearest(points, budget) {
-    const away = points.map((point) => Math.abs(point.budget - budget));
+    const rule = points.findIndex((point) => point.budget === null);
+    if (budget === null && rule >= 0) return rule;
+    const wanted = budget ?? now.budget;
+    const away = points.map((point) => Math.abs((point.budget ?? Infinity) - wanted));
     return away.indexOf(Math.min(...away));
   }
 
@@ -157,7 +200,8 @@
     const state = new URLSearchParams();
     if (studies.length > 1) state.set("study", study.name);
     state.set("policy", curve.policy);
-    state.set("budget", String(Number(point.budget.toFixed(6))));
+    const { budget } = point;
+    state.set("budget", budget === null ? "rule" : String(Number(budget.toFixed(6))));
     try {
       history.replaceState(null, "", `#${state}`);
     } catch {
@@ -175,7 +219,9 @@
     const p = found < 0 ? start : found;
     const given = Number.parseFloat(asked.get("budget"));
     const middle = curves.length ? curves[p].points[curves[p].middle].budget : 0;
-    select(s, p, Number.isFinite(given) ? given : middle);
+    now.budget = middle;
+    if (asked.get("budget") === "rule") select(s, p, null);
+    else select(s, p, Number.isFinite(given) ? given : middle);
   }
 
   // ---------------------------------------------------------------- marks of the chart
@@ -241,8 +287,11 @@
     select(now.s, Number(target.value), budgetNow()));
   one("budget").addEventListener("input", ({ target }) => {
     now.b = Number(target.value);
+    now.budget = budgetNow();
     show();
   });
+  one("rule")?.addEventListener("change", ({ target }) =>
+    select(now.s, now.p, target.checked ? null : now.budget));
   addEventListener("hashchange", fromAddress);
   fromAddress();
 })();

@@ -13,14 +13,17 @@ from typing import Any
 
 from ..errors import ReportError
 from ..files import write_text
-from . import beside, sections
+from . import alone, beside, sections
 from .compare import Comparison, side_by_side
+from .examine import examined
 from .gallery import exits_at, gallery
 from .looks import Looks
 from .markup import Markup, clean, element, escape, join
 from .method import method
-from .study import Curve, Study, gather
-from .words import class_name, middle, percent, readout
+from .points import Curve, Figures, Point
+from .study import Study, gather
+from .sweeps import sweeps
+from .words import class_name, middle, readout, shares
 
 
 def write(
@@ -113,8 +116,10 @@ def _body(studies: Sequence[Study], compared: Comparison, heading: str) -> Marku
             sections.summary(studies, looks),
             sections.controls(studies, looks),
             sections.reading(studies),
-            beside.trade(studies, looks) if several else sections.trade(studies[0], looks),
+            beside.trade(studies, looks) if several else alone.trade(studies[0], looks),
             sections.exits(studies, looks),
+            sweeps(studies, looks),
+            examined(studies, looks),
             sections.calibration(studies, looks),
             gallery(studies, looks),
             sections.timings(studies, looks),
@@ -130,13 +135,12 @@ def _data(studies: Sequence[Study]) -> dict[str, Any]:
 
 
 def _study_data(study: Study) -> dict[str, Any]:
-    pictures = study.gallery
-    known = {}
-    if pictures:
-        numbers = {*pictures.samples.labels, *(a for row in pictures.samples.answers for a in row)}
+    known, samples = {}, study.gallery.samples if study.gallery else None
+    if samples and samples.kind == "label":
+        numbers = {*samples.labels, *(a for row in samples.answers for a in row)}
         known = {
-            "labels": pictures.samples.labels,
-            "answers": pictures.samples.answers,
+            "labels": samples.labels,
+            "answers": samples.answers,
             "classes": {n: clean(class_name(study, n)) for n in sorted(numbers)},
         }
     return {
@@ -151,16 +155,21 @@ def _curve_data(study: Study, curve: Curve) -> dict[str, Any]:
         "policy": curve.policy,
         "control": curve.control,
         "middle": middle(curve),
-        "points": [
-            {
-                "budget": point.budget,
-                "rates": [round(rate, 5) for rate in point.rates],
-                "shares": [percent(rate) for rate in point.rates],
-                "text": readout(study, curve, point),
-                "exits": exits_at(study.gallery, curve, point) if study.gallery else None,
-            }
-            for point in curve.points
-        ],
+        "points": [_point_data(study, curve, point) for point in curve.all_points],
+    }
+
+
+def _point_data(study: Study, curve: Curve, point: Figures) -> dict[str, Any]:
+    errors = {}
+    if point.rate_errors is not None:
+        errors = {"errors": [round(error, 5) for error in point.rate_errors]}
+    return {
+        "budget": point.budget if isinstance(point, Point) else None,
+        "rates": [round(rate, 5) for rate in point.rates],
+        **errors,
+        "shares": shares(point),
+        "text": readout(study, curve, point),
+        "exits": exits_at(study.gallery, curve, point) if study.gallery else None,
     }
 
 

@@ -6,11 +6,20 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+)
 
 from ..errors import ReportError
+from .swept import SWEEP, Sweep, sweep_misfits
 
 RESULTS = "results.json"
 _SHOWN = 5  # complaints that one message lists
@@ -26,7 +35,12 @@ Cost = Annotated[float, Field(gt=0, lt=1e6)]  # relative to the full network
 Time = Annotated[float, Field(gt=0, lt=1e12)]
 Figure = Annotated[float | None, BeforeValidator(_finite)]
 Image = Annotated[str, Field(pattern=r"^data:image/(png|jpeg|webp|gif);base64,[A-Za-z0-9+/]+=*$")]
+Png = Annotated[str, Field(pattern=r"^data:image/png;base64,[A-Za-z0-9+/]+=*$")]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-fA-F]{6}$")]
 Number = Annotated[int, Field(ge=0)]
+Pair = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Square = Annotated[list[Pair], Field(min_length=2, max_length=2)]
+Cube = Annotated[list[Square], Field(min_length=2, max_length=2)]
 
 
 class _Part(BaseModel):
@@ -62,17 +76,23 @@ class Static(_Part):
     accuracy: Share
 
 
-class Point(_Part):
-    """A policy at one budget; `evaluate.Result.to_dict`."""
+class Rule(_Part):
+    """A policy at its published thresholds; `evaluate.Result.to_dict`."""
 
-    budget: Annotated[float, Field(gt=0, lt=1e6)]
     cost: Cost
     accuracy: Share
     exit_rates: list[Share]  # [K]
     stderr: Figure = None
+    cost_stderr: Figure = None
     nll: Figure = None
     ece: Figure = None
     miou: Figure = None  # of maps
+
+
+class Point(Rule):
+    """A policy at one budget."""
+
+    budget: Annotated[float, Field(gt=0, lt=1e6)]
 
 
 class Bin(_Part):
@@ -83,13 +103,41 @@ class Bin(_Part):
     accuracy: Share | None = None
 
 
-class Samples(_Part):
+class Left(_Part):
+    """Where pictures of the test part leave."""
+
+    exits: dict[str, list[list[Number]]]  # policy -> [budgets][n]
+    rules: dict[str, list[Number]] = {}  # policy -> [n], at its published thresholds
+
+
+class LabelSamples(Left):
     """Pictures of the test part, what they show, and where they leave."""
 
+    kind: ClassVar[Literal["label"]] = "label"
     images: list[Image]  # [n]
     labels: list[int]  # [n]; negative ones do not count
     answers: list[list[Number]]  # [K][n]
-    exits: dict[str, list[list[Number]]]  # policy -> [budgets][n]
+
+
+class MapSamples(Left):
+    """Pictures of the test part, maps as pictures in colours of classes, and where they leave."""
+
+    kind: ClassVar[Literal["map"]] = "map"
+    images: list[Png]  # [n]
+    targets: list[Png]  # [n]; what does not count is see-through
+    answers: list[list[Png]]  # [K][n]
+    colours: Annotated[list[Colour], Field(min_length=1)]  # of class 0, 1, ...
+
+
+def _kind(given: Any) -> str:
+    """Which samples are meant, by a key that the other kind lacks."""
+    maps = isinstance(given, Mapping) and not {"targets", "colours"}.isdisjoint(given)
+    return MapSamples.kind if maps else LabelSamples.kind
+
+
+_Labels = Annotated[LabelSamples, Tag(LabelSamples.kind)]
+_Maps = Annotated[MapSamples, Tag(MapSamples.kind)]
+Samples = Annotated[_Labels | _Maps, Discriminator(_kind)]
 
 
 class Clock(_Part):
@@ -125,6 +173,9 @@ class Results(_Part):
     exits: list[Exit]
     full: Full
     curves: dict[str, list[Point]]
+    rules: dict[str, Rule] = {}  # of policies that have published thresholds
+    # policy -> budget or "rule" -> exits -> [score reaches the threshold][right here][right last]
+    examine: dict[str, dict[str, list[Cube]]] = {}
     unit: Literal["macs", "params", "latency_ms"] = "macs"
     task: Literal["label", "map"] = "label"
     class_names: list[str] = []
@@ -144,6 +195,7 @@ class Run(NamedTuple):
     results: Results
     config: str | None = None  # text of the run's config.yaml
     label: str | None = None  # name that it is given in the page
+    sweep: Sweep | None = None  # of the sweep.json beside the results
 
 
 def read_runs(
@@ -190,7 +242,22 @@ def _read(number: int, given: str | Path | Mapping[str, Any]) -> Iterator[Run]:
     for path in _files(Path(given)):
         config = path.with_name("config.yaml")
         text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
-        yield _check(str(path), _parse(path))._replace(config=text)
+        run = _check(str(path), _parse(path))
+        yield run._replace(config=text, sweep=_sweep(path.with_name(SWEEP), run.results))
+
+
+def _sweep(path: Path, results: Results) -> Sweep | None:
+    """The sweep of a run, where there is one."""
+    if not path.is_file():
+        return None
+    try:
+        sweep = Sweep.model_validate(_parse(path))
+    except ValidationError as error:
+        wrong = [_complaint(part) for part in error.errors(include_url=False)]
+        raise ReportError(_message(str(path), wrong)) from None
+    if wrong := list(sweep_misfits(sweep, results.num_exits)):
+        raise ReportError(_message(str(path), wrong))
+    return sweep
 
 
 def _files(path: Path) -> list[Path]:
@@ -235,7 +302,10 @@ def _newer(version: Any) -> bool:
 
 
 def _complaint(part: Any) -> str:
-    where = ".".join(str(step) for step in part["loc"]) or "the whole"
+    steps = list(part["loc"])
+    if steps[0:1] == ["samples"]:
+        del steps[1:2]  # which kind they are, which is no key
+    where = ".".join(map(str, steps)) or "the whole"
     got = "" if part["type"] == "missing" else f", got {part['input']!r:.60}"
     return f"{where}: {part['msg'][:1].lower()}{part['msg'][1:]}{got}"
 
@@ -261,6 +331,11 @@ def _misfits(results: Results) -> Iterator[str]:
         yield from _length("calibration", results.calibration, wanted, "num_exits")
     for policy, points in results.curves.items():
         yield from _curve_misfits(f"curves.{policy}", points, wanted)
+    for policy, rule in results.rules.items():
+        yield from _rate_misfits(f"rules.{policy}.exit_rates", rule.exit_rates, wanted)
+    for policy, points in results.examine.items():
+        for point, counts in points.items():
+            yield from _length(f"examine.{policy}.{point}", counts, wanted, "num_exits")
     if results.samples is not None:
         yield from _sample_misfits(results, results.samples)
 
@@ -270,15 +345,26 @@ def _curve_misfits(where: str, points: Sequence[Point], num_exits: int) -> Itera
     if len(set(budgets)) < len(budgets):
         yield f"{where}: wanted every budget once, got {budgets}"
     for number, point in enumerate(points):
-        key = f"{where}.{number}.exit_rates"
-        yield from _length(key, point.exit_rates, num_exits, "num_exits")
-        if abs(sum(point.exit_rates) - 1) > 1e-3:
-            yield f"{key}: wanted rates that sum to 1, got {sum(point.exit_rates):g}"
+        yield from _rate_misfits(f"{where}.{number}.exit_rates", point.exit_rates, num_exits)
 
 
-def _sample_misfits(results: Results, samples: Samples) -> Iterator[str]:
+def _rate_misfits(key: str, rates: Sequence[float], num_exits: int) -> Iterator[str]:
+    yield from _length(key, rates, num_exits, "num_exits")
+    if abs(sum(rates) - 1) > 1e-3:
+        yield f"{key}: wanted rates that sum to 1, got {sum(rates):g}"
+
+
+def _sample_misfits(results: Results, samples: LabelSamples | MapSamples) -> Iterator[str]:
     num, where = len(samples.images), "samples.images"
-    yield from _length("samples.labels", samples.labels, num, where)
+    if samples.kind != results.task:
+        yield f"samples: wanted those of a {results.task}, as task; got those of a {samples.kind}"
+    if samples.kind == "label":
+        yield from _length("samples.labels", samples.labels, num, where)
+    else:
+        yield from _length("samples.targets", samples.targets, num, where)
+        if len(samples.colours) < len(results.class_names):
+            wanted, came = len(results.class_names), len(samples.colours)
+            yield f"samples.colours: wanted at least {wanted}, as class_names; got {came}"
     yield from _length("samples.answers", samples.answers, results.num_exits, "num_exits")
     for k, answers in enumerate(samples.answers):
         yield from _length(f"samples.answers.{k}", answers, num, where)
@@ -286,9 +372,15 @@ def _sample_misfits(results: Results, samples: Samples) -> Iterator[str]:
         key = f"samples.exits.{policy}"
         yield from _length(key, budgets, len(results.curves.get(policy, ())), f"curves.{policy}")
         for number, exits in enumerate(budgets):
-            yield from _length(f"{key}.{number}", exits, num, where)
-            if any(k >= results.num_exits for k in exits):
-                yield f"{key}.{number}: wanted exits below {results.num_exits}, got {max(exits)}"
+            yield from _left_misfits(f"{key}.{number}", exits, num, results.num_exits)
+    for policy, exits in samples.rules.items():
+        yield from _left_misfits(f"samples.rules.{policy}", exits, num, results.num_exits)
+
+
+def _left_misfits(key: str, exits: Sequence[int], num: int, num_exits: int) -> Iterator[str]:
+    yield from _length(key, exits, num, "samples.images")
+    if any(k >= num_exits for k in exits):
+        yield f"{key}: wanted exits below {num_exits}, got {max(exits)}"
 
 
 def _length(key: str, values: Sequence[Any], wanted: int, like: str) -> Iterator[str]:

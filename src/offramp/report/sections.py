@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from . import tables
-from .charts import NARROW, WIDE, accuracy_cost, exit_rates, rate_bar, reliability
-from .looks import CROSS, DIAMOND, STAR, Looks, exit_swatch, letter, static_key, swatch
+from .axes import NARROW, WIDE
+from .charts import exit_rates, histogram, rate_bar, reliability
+from .looks import Looks, exit_swatch, letter
 from .markup import Markup, element, join
+from .points import Figures
 from .study import Study
-from .words import COST, headline, middle, percent, readout, with_range
+from .words import headline, middle, readout, shares, with_range
 
 
 def summary(studies: Sequence[Study], looks: Looks) -> Markup:
@@ -47,6 +49,7 @@ def controls(studies: Sequence[Study], looks: Looks) -> Markup:
         study_select,
         policy_select,
         budget,
+        _rule_box() if _has_rules(studies) else "",
         class_="controls",
         id="controls",
         hidden=True,
@@ -73,44 +76,19 @@ def reading(studies: Sequence[Study]) -> Markup:
         )
     ]
     of = join(_live("study", texts), ": ") if len(studies) > 1 else ""
-    name, budget, seeds = (_live(key, texts) for key in ("policy", "budget", "seeds"))
-    at = element("p", of, name, " at a budget of ", budget, ", ", seeds, class_="at")
-    bar = element("div", rate_bar(point.rates), _exit_legend(chosen, point.rates), class_="rates")
+    name, where, budget, seeds = (
+        _live(key, texts) for key in ("policy", "where", "budget", "seeds")
+    )
+    at = element("p", of, name, " ", where, " ", budget, ", ", seeds, class_="at")
+    bar = element("div", rate_bar(point.rates), _exit_legend(chosen, point), class_="rates")
     return element(
         "section",
-        element("h2", "At this budget"),
+        element("h2", "At this operating point" if _has_rules(studies) else "At this budget"),
         at,
         element("dl", *cards, class_="cards"),
         bar,
+        _histogram(studies, point),
         id="reading",
-    )
-
-
-def trade(study: Study, looks: Looks) -> Markup:
-    """Accuracy against cost, with all that competes."""
-    unit, timed = COST[study.unit], study.unit == "latency_ms"
-    note = (
-        "Up and to the left is better. Cost is the mean over the test part, relative to the full "
-        f"network's {unit}{'' if timed else '; it is counted and is no time'}. The axis of "
-        "accuracy does not start at zero."
-    )
-    if len(study.seeds) > 1:
-        note += (
-            " Marks are means over seeds, shaded bands reach from the lowest to the highest "
-            "accuracy of a seed. Lines join points of the same seeds only; an open mark lacks "
-            "some seed."
-        )
-    return element(
-        "section",
-        element("h2", "Accuracy against cost"),
-        element(
-            "figure",
-            element("div", accuracy_cost(study, looks, WIDE), class_="wide"),
-            element("div", accuracy_cost(study, looks, NARROW), class_="narrow"),
-            element("ul", *_legend_items(study, looks), class_="legend"),
-            element("figcaption", note),
-        ),
-        tables.behind(tables.curves([study], looks), tables.fixed([study], looks)),
     )
 
 
@@ -128,7 +106,8 @@ def exits(studies: Sequence[Study], looks: Looks) -> Markup:
                 element(
                     "figcaption",
                     "Share of the test part that leaves by each exit; the "
-                    "earliest exit is at the foot.",
+                    "earliest exit is at the foot."
+                    + (" The last column is the published rule." if curve.rule else ""),
                 ),
             )
             parts.append(
@@ -209,23 +188,41 @@ def _card(name: str, key: str, texts: dict[str, str]) -> Markup:
     return element("div", element("dt", name), value, note)
 
 
-def _exit_legend(study: Study, rates: Sequence[float] = ()) -> Markup:
+def _has_rules(studies: Sequence[Study]) -> bool:
+    return any(curve.rule for study in studies for curve in study.curves)
+
+
+def _rule_box() -> Markup:
+    """Takes the published rule in place of a budget; the script hides it where there is none."""
+    box = element("input", type="checkbox", id="rule")
+    return element("label", box, " published rule", class_="rule-box", hidden=True)
+
+
+def _histogram(studies: Sequence[Study], point: Figures) -> Markup:
+    """The exits of the chosen operating point once more, with errors, where these are known."""
+    if not any(study.told_errors for study in studies):
+        return Markup("")
+    kinds = {len(study.seeds) > 1 for study in studies}
+    over = {
+        frozenset({True}): "over seeds",
+        frozenset({False}): "of the share, test inputs taken as independent draws",
+    }.get(frozenset(kinds), "over seeds; of a single run, over its test inputs")
+    note = f"Exit histogram; bars and \N{PLUS-MINUS SIGN} are one standard error {over}."
+    return element(
+        "figure",
+        element("div", histogram(point, WIDE), class_="wide"),
+        element("div", histogram(point, NARROW), class_="narrow"),
+        element("figcaption", note),
+    )
+
+
+def _exit_legend(study: Study, point: Figures | None = None) -> Markup:
     items = []
+    said = shares(point) if point else []
     for k in range(study.num_exits):
-        rate = element("b", percent(rates[k]), data_rate=k) if rates else ""
+        rate = element("b", said[k], data_rate=k) if said else ""
         items.append(element("li", exit_swatch(k, study.num_exits), f"exit {k} ", rate))
-    return element("ul", *items, class_="legend", data_exits=bool(rates))
-
-
-def _legend_items(study: Study, looks: Looks) -> Iterator[Markup]:
-    for curve in study.curves:
-        drawn = swatch(looks.shape(0, curve), looks.colour(0, curve), looks.dashes(0, curve))
-        yield element("li", drawn, curve.policy + (" (control)" if curve.control else ""))
-    for index, static in enumerate(study.static):
-        drawn = swatch(CROSS, "static", line=False)
-        yield element("li", drawn, f"{static_key(index)}: {static.name}")
-    yield element("li", swatch(DIAMOND, "exit", line=False), "every input at that exit")
-    yield element("li", swatch(STAR, "star", line=False), "full network")
+    return element("ul", *items, class_="legend", data_exits=bool(said))
 
 
 def _reliability(study: Study) -> Iterator[Markup]:

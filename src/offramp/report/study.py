@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import ReportError
 from .configured import objective_of
+from .points import Curve, Spread, gather_curves, group, known, same, spread
 
 if TYPE_CHECKING:
-    from .schema import Results, Run, Samples
+    from .schema import LabelSamples, MapSamples, Results, Run
+    from .swept import Sweep
 
-T = TypeVar("T")
-
-
-class Spread(NamedTuple):
-    """A figure over runs."""
-
-    mean: float
-    low: float
-    high: float
-    num: int  # runs
-
-
-class Point(NamedTuple):
-    """A policy at one budget, over the seeds that have that budget."""
-
-    budget: float
-    seeds: tuple[int, ...]
-    cost: Spread
-    accuracy: Spread
-    drop: Spread  # accuracy lost against the full network of the same seed
-    left: Spread  # share that leaves before the last exit
-    rates: list[float]  # [K], mean
-    miou: Spread | None = None  # of maps
-
-    @property
-    def key(self) -> float:
-        """What makes two budgets the same one."""
-        return _same(self.budget)
-
-
-class Curve(NamedTuple):
-    """A policy over budgets, the smallest first."""
-
-    policy: str
-    control: bool
-    points: list[Point]
+Counts = list[list[list[list[int]]]]  # [K][score reaches threshold][right here][right at the last]
 
 
 class Exit(NamedTuple):
@@ -95,8 +62,9 @@ class Gallery(NamedTuple):
     """Pictures of one run, and where they leave at each budget."""
 
     seed: int
-    samples: Samples
+    samples: LabelSamples | MapSamples
     exits: dict[str, dict[float, list[int]]]  # policy -> budget key -> [n]
+    rules: dict[str, list[int]]  # policy at its rule -> [n]
 
 
 @dataclass(frozen=True)
@@ -122,6 +90,9 @@ class Study:
     made: list[Mapping[str, Any]]  # per seed
     config: str | None  # of the first seed
     scores: list[list[float]]  # [seeds][K], what `measure` names
+    full_macs: float | None  # of the full network, where all seeds have one figure
+    examined: dict[str, dict[str, Counts]]  # policy -> operating point -> inputs of all seeds
+    sweeps: dict[int, Sweep]  # by seed
 
     @property
     def measure(self) -> str:
@@ -132,6 +103,12 @@ class Study:
     def policies(self) -> list[Curve]:
         """Curves that are no controls."""
         return [curve for curve in self.curves if not curve.control]
+
+    @property
+    def told_errors(self) -> bool:
+        """Whether the results say how far costs may be off."""
+        shown = [point for curve in self.policies for point in curve.all_points]
+        return any(point.rate_errors is not None for point in shown)
 
 
 def gather(runs: Sequence[Run]) -> list[Study]:
@@ -150,7 +127,7 @@ def gather(runs: Sequence[Run]) -> list[Study]:
                 f"it, got {run.results.unit!r}: costs in two units do not go on one axis"
             )
     objectives = {run.source: objective_of(run.config) for run in runs}
-    groups = _group(
+    groups = group(
         runs, lambda run: (run.label,) if run.label else (run.results.name, objectives[run.source])
     )
     names = _names(list(groups))
@@ -161,12 +138,6 @@ def gather(runs: Sequence[Run]) -> list[Study]:
     for study in studies[1:]:
         _check_comparable(studies[0], study)
     return studies
-
-
-def spread(values: Iterable[float]) -> Spread:
-    """Mean, lowest and highest of figures, one per run."""
-    known = list(values)
-    return Spread(sum(known) / len(known), min(known), max(known), len(known))
 
 
 def _names(keys: Sequence[tuple[str | None, ...]]) -> list[str]:
@@ -202,13 +173,16 @@ def _study(name: str, runs: list[Run]) -> Study:
         full=spread(results.full.accuracy for results in all_results),
         exits=[_exit(all_results, k) for k in range(first.num_exits)],
         static=_static(all_results),
-        curves=_curves(all_results),
+        curves=gather_curves(all_results),
         calibration=_calibration(all_results),
         timings=_timings(all_results),
         gallery=_gallery(all_results),
         made=[results.made for results in all_results],
         config=next((run.config for run in runs if run.config), None),
         scores=[[_score(results, k) for k in range(first.num_exits)] for results in all_results],
+        full_macs=_full_macs(all_results),
+        examined=_examined(all_results),
+        sweeps={run.results.seed: run.sweep for run in runs if run.sweep},
     )
 
 
@@ -267,54 +241,20 @@ def _exit(runs: Sequence[Results], k: int) -> Exit:
     return Exit(
         cost=spread(exit.cost for exit in exits),
         accuracy=spread(exit.top1 for exit in exits),
-        top5=_known(exit.top5 for exit in exits),
-        nll=_known(exit.nll for exit in exits),
-        ece=_known(exit.ece for exit in exits),
-        macs=_known(r.costs.macs[k] if r.costs.macs else None for r in runs),
-        params=_known(r.costs.params[k] if r.costs.params else None for r in runs),
-        miou=_known(exit.miou for exit in exits),
+        top5=known(exit.top5 for exit in exits),
+        nll=known(exit.nll for exit in exits),
+        ece=known(exit.ece for exit in exits),
+        macs=known(r.costs.macs[k] if r.costs.macs else None for r in runs),
+        params=known(r.costs.params[k] if r.costs.params else None for r in runs),
+        miou=known(exit.miou for exit in exits),
     )
 
 
-def _known(values: Iterable[float | None]) -> Spread | None:
-    known = [value for value in values if value is not None]
-    return spread(known) if known else None
-
-
 def _static(runs: Sequence[Results]) -> list[Static]:
-    groups = _group((s for results in runs for s in results.static), lambda s: s.name)
+    groups = group((s for results in runs for s in results.static), lambda s: s.name)
     return [
         Static(name, spread(s.cost for s in group), spread(s.accuracy for s in group))
         for name, group in groups.items()
-    ]
-
-
-def _curves(runs: Sequence[Results]) -> list[Curve]:
-    controls = {name for results in runs for name in results.controls}
-    names = dict.fromkeys(name for results in runs for name in results.curves)
-    curves = [Curve(name, name in controls, _points(runs, name)) for name in names]
-    return [curve for curve in curves if curve.points]
-
-
-def _points(runs: Sequence[Results], policy: str) -> list[Point]:
-    """A point per budget, from the seeds that have just that budget."""
-    pairs = [(results, point) for results in runs for point in results.curves.get(policy, ())]
-    groups = _group(pairs, lambda pair: _same(pair[1].budget))
-    return [
-        Point(
-            budget=group[0][1].budget,
-            seeds=tuple(results.seed for results, _ in group),
-            cost=spread(point.cost for _, point in group),
-            accuracy=spread(point.accuracy for _, point in group),
-            drop=spread(results.full.accuracy - point.accuracy for results, point in group),
-            left=spread(1 - point.exit_rates[-1] for _, point in group),
-            rates=[
-                sum(column) / len(group)
-                for column in zip(*(point.exit_rates for _, point in group), strict=True)
-            ],
-            miou=_known(point.miou for _, point in group),
-        )
-        for _, group in sorted(groups.items())
     ]
 
 
@@ -349,7 +289,7 @@ def _pool(bins: Sequence[Any]) -> Slice:
 
 def _timings(runs: Sequence[Results]) -> list[Timing]:
     clocked = [clock for results in runs for clock in results.clock or ()]
-    groups = _group(clocked, lambda c: (c.policy, _same(c.budget), c.batch_size))
+    groups = group(clocked, lambda c: (c.policy, same(c.budget), c.batch_size))
     return [
         Timing(
             group[0].policy,
@@ -370,22 +310,33 @@ def _gallery(runs: Sequence[Results]) -> Gallery | None:
         if results.samples is not None and results.samples.images:
             exits = {
                 policy: {
-                    _same(point.budget): left
+                    same(point.budget): left
                     for point, left in zip(results.curves[policy], budgets, strict=True)
                 }
                 for policy, budgets in results.samples.exits.items()
                 if budgets
             }
-            return Gallery(results.seed, results.samples, exits)
+            return Gallery(results.seed, results.samples, exits, results.samples.rules)
     return None
 
 
-def _same(budget: float) -> float:
-    return round(budget, 6)
+def _full_macs(runs: Sequence[Results]) -> float | None:
+    found = {results.costs.full.get("macs") for results in runs}
+    return found.pop() if len(found) == 1 else None
 
 
-def _group(items: Iterable[T], key: Callable[[T], Any]) -> dict[Any, list[T]]:
-    groups: dict[Any, list[T]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return groups
+def _examined(runs: Sequence[Results]) -> dict[str, dict[str, Counts]]:
+    """Counts of all seeds together: each input counts the same."""
+    found: dict[str, dict[str, Counts]] = {}
+    for results in runs:
+        for policy, points in results.examine.items():
+            own = found.setdefault(policy, {})
+            for name, counts in points.items():
+                own[name] = _added(own[name], counts) if name in own else counts
+    return found
+
+
+def _added(first: Any, second: Any) -> Any:
+    if isinstance(first, int):
+        return first + second
+    return [_added(a, b) for a, b in zip(first, second, strict=True)]

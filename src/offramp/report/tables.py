@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING
 from .compare import Comparison
 from .looks import Looks, letter
 from .markup import Markup, element, join
+from .points import Curve, Figures, Spread
 from .schemes import segments_of
-from .study import Curve, Slice, Spread, Study
+from .study import Slice, Study
 from .words import (
     count,
     gained,
     measured,
+    operating_point,
     over,
     percent,
     plain,
     points,
+    scale,
     seeds_of,
+    shares,
     short_percent,
     with_range,
 )
@@ -53,27 +57,63 @@ def behind(*tables: str, summary: str = "The table behind it") -> Markup:
 
 
 def curves(studies: Sequence[Study], looks: Looks) -> Markup:
-    """Every policy at every budget."""
+    """Every policy at every budget, and at the rule it was published with."""
+    told = any(study.told_errors for study in studies)
     head = [
-        *("policy", "budget", "cost", "accuracy", "against the full network", "left early", "of"),
-        "budget kept",
+        *("policy", "budget", "cost", *(["MACs"] if told else []), "accuracy"),
+        *("against the full network", "left early", "of", "budget kept"),
     ]
     rows = [
         [
             _named(number, looks) + curve.policy + (" (control)" if curve.control else ""),
-            short_percent(point.budget),
+            operating_point(point).removeprefix("budget "),
             with_range(point.cost),
+            *([counted(point)] if told else []),
             with_range(point.accuracy),
             points(-point.drop.mean),
             percent(point.left.mean),
             seeds_of(study, point),
-            over(point).replace("the budget ", "") or "yes",
+            "" if point is curve.rule else over(point).replace("the budget ", "") or "yes",
         ]
         for number, study in enumerate(studies)
         for curve in study.curves
-        for point in curve.points
+        for point in curve.all_points
     ]
-    return table("Policies by budget: mean, and lowest to highest over seeds", head, rows)
+    return table(f"Policies by budget: {_figures_are(studies)}", head, rows)
+
+
+def rules(studies: Sequence[Study], looks: Looks) -> Markup:
+    """Policies at the rules they were published with; nothing where there are none."""
+    head = ["policy", "accuracy", "against the full network", "cost", "MACs"]
+    head += [*(f"exit {k}" for k in range(studies[0].num_exits)), "of"]
+    rows = [
+        [
+            _named(number, looks) + curve.policy,
+            with_range(curve.rule.accuracy),
+            points(-curve.rule.drop.mean),
+            with_range(curve.rule.cost),
+            counted(curve.rule),
+            *shares(curve.rule),
+            seeds_of(study, curve.rule),
+        ]
+        for number, study in enumerate(studies)
+        for curve in study.curves
+        if curve.rule
+    ]
+    caption = f"Published rules, fitted to no budget: {_figures_are(studies)}"
+    return table(caption, head, rows) if rows else Markup("")
+
+
+def _figures_are(studies: Sequence[Study]) -> str:
+    """What figures and the brackets behind them are."""
+    if any(study.told_errors for study in studies) and all(len(s.seeds) == 1 for s in studies):
+        return "test part, \N{PLUS-MINUS SIGN} one standard error (inputs as independent draws)"
+    if any(study.told_errors for study in studies):
+        return (
+            "mean, and lowest to highest over seeds; \N{PLUS-MINUS SIGN} one standard error, of "
+            "exits' shares over seeds"
+        )
+    return "mean, and lowest to highest over seeds"
 
 
 def fixed(studies: Sequence[Study], looks: Looks) -> Markup:
@@ -105,8 +145,8 @@ def rates(study: Study, curve: Curve) -> Markup:
     """Exit rates of a policy by budget."""
     head = ["budget", *(f"exit {k}" for k in range(study.num_exits)), "of"]
     rows = [
-        [short_percent(p.budget), *(percent(rate) for rate in p.rates), seeds_of(study, p)]
-        for p in curve.points
+        [operating_point(p).removeprefix("budget "), *shares(p), seeds_of(study, p)]
+        for p in curve.all_points
     ]
     return table(f"Share of inputs that leave by each exit: {curve.policy}", head, rows)
 
@@ -202,6 +242,19 @@ def routes(stretch: Stretch) -> Markup:
             cells += [plain(gains.heads[k]), "" if last else plain(gains.boundaries[k])]
         rows.append(cells)
     return table(f"Routes of {stretch.objective}", head, rows)
+
+
+def counted(figures: Figures) -> str:
+    """Write multiply-accumulates per input, with their range or their error."""
+    macs = figures.macs
+    if macs is None:
+        return ""
+    size, prefix = scale(macs.mean)
+    mean, low, high = (plain(value / size) for value in (macs.mean, macs.low, macs.high))
+    if macs.stderr is not None:
+        digits = len(mean.partition(".")[2])
+        return f"{mean} \N{PLUS-MINUS SIGN} {macs.stderr / size:,.{digits}f} {prefix}".rstrip()
+    return f"{mean}{'' if low == high else f' ({low} to {high})'} {prefix}".rstrip()
 
 
 def _two_lines(text: str) -> Markup:

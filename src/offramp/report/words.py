@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .compare import Comparison, Score
 from .markup import clean
-from .study import Curve, Point, Spread, Study, Timing
+from .points import Curve, Figures, Point, Spread
+from .study import Study, Timing
+
+if TYPE_CHECKING:
+    from .swept import Outcome, Step
 
 COST = {
     "macs": "multiply-accumulates",
@@ -28,10 +33,14 @@ def short_percent(share: float) -> str:
 
 def count(number: float) -> str:
     """Write a count with separators, a large one with a prefix: `2,000`, `12.6 M`."""
-    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if number >= size:
-            return f"{number / size:.3g} {prefix}"
-    return f"{number:,.0f}"
+    size, prefix = scale(number)
+    return f"{number / size:.3g} {prefix}" if prefix else f"{number:,.0f}"
+
+
+def scale(number: float) -> tuple[float, str]:
+    """The power of a thousand that a large number is written in, and its prefix."""
+    sizes = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
+    return next(((size, prefix) for size, prefix in sizes if number >= size), (1.0, ""))
 
 
 def runs(number: int) -> str:
@@ -42,18 +51,53 @@ def runs(number: int) -> str:
 def range_of(spread: Spread, digits: int = 1) -> str:
     """Say from where to where the runs reach: `90.9% to 91.5% over 3 seeds`."""
     if spread.num == 1:
-        return "1 seed"
+        return f"{error(spread.stderr, digits)}, 1 seed" if spread.stderr else "1 seed"
     low, high = (percent(value, digits) for value in (spread.low, spread.high))
     return f"{low} to {high} over {spread.num} seeds"
 
 
 def with_range(spread: Spread, digits: int = 1) -> str:
-    """Write a mean share with its range, where the runs differ."""
+    """Write a mean share with its range, where the runs differ, or its standard error."""
     mean = percent(spread.mean, digits)
+    if spread.stderr is not None:
+        return f"{mean} {error(spread.stderr, digits)}"
     low, high = (f"{100 * value:.{digits}f}" for value in (spread.low, spread.high))
     if low == high:
         return mean
     return f"{mean} ({low} to {high})".replace("-", "\N{MINUS SIGN}")
+
+
+def error(stderr: float, digits: int = 1) -> str:
+    """Write the standard error of a share, in points."""
+    return f"\N{PLUS-MINUS SIGN} {100 * stderr:.{digits}f}"
+
+
+def shares(figures: Figures) -> list[str]:
+    """Write the share of inputs that leave by each exit, with its error where that is known."""
+    errors = figures.rate_errors or [None] * len(figures.rates)
+    return [
+        percent(rate) if stderr is None else f"{percent(rate)} {error(stderr)}"
+        for rate, stderr in zip(figures.rates, errors, strict=True)
+    ]
+
+
+def errors_meant(studies: Sequence[Study]) -> str:
+    """Say what error bars and the figures behind a plus-minus sign are; empty without any."""
+    if not any(study.told_errors for study in studies):
+        return ""
+    seeds = {len(study.seeds) > 1 for study in studies}
+    one = "one standard error to either side, test inputs taken as independent draws"
+    several = "from the lowest to the highest seed"
+    if len(seeds) > 1:
+        return f"Error bars reach {several}; of a single run, {one}."
+    return f"Error bars reach {several if seeds == {True} else one}."
+
+
+def operating_point(figures: Figures) -> str:
+    """Name the operating point: its budget, or that it is the published rule."""
+    if isinstance(figures, Point):
+        return f"budget {short_percent(figures.budget)}"
+    return "published rule"
 
 
 def drop(value: float) -> str:
@@ -100,16 +144,16 @@ def plain(value: float) -> str:
     return f"{value:,.{max(digits, 0)}f}"
 
 
-def over(point: Point) -> str:
-    """Say by how much the cost is over the budget; empty where it is not."""
-    excess = point.cost.mean - point.budget
+def over(point: Figures) -> str:
+    """Say by how much the cost is over the budget; empty where it is not, or there is none."""
+    excess = point.cost.mean - point.budget if isinstance(point, Point) else 0.0
     if excess <= 1e-9:
         return ""
     least = "less than 0.1" if excess < 0.0005 else f"{100 * excess:.1f}"
     return f"over the budget by {least} points"
 
 
-def seeds_of(study: Study, point: Point) -> str:
+def seeds_of(study: Study, point: Figures) -> str:
     """Say from which seeds a point is: all of them, or which where some lack the budget."""
     if len(point.seeds) == len(study.seeds):
         return runs(len(point.seeds))
@@ -137,12 +181,14 @@ def headline(study: Study) -> list[str]:
     return [*_at_budget(study, curve, point), *_on_the_clock(study, curve, point)]
 
 
-def readout(study: Study, curve: Curve, point: Point) -> dict[str, str]:
+def readout(study: Study, curve: Curve, point: Figures) -> dict[str, str]:
     """Texts that stand beside the slider."""
     return {
         "study": clean(study.name),
         "policy": clean(curve.policy) + (" (control)" if curve.control else ""),
-        "budget": short_percent(point.budget),
+        "where": "at a budget of" if isinstance(point, Point) else "at its",
+        "budget": operating_point(point).removeprefix("budget "),
+        "point": operating_point(point),
         "seeds": seeds_of(study, point),
         "cost": percent(point.cost.mean),
         "cost-range": "; ".join(part for part in (over(point), range_of(point.cost)) if part),
@@ -163,15 +209,25 @@ def class_name(study: Study, number: int) -> str:
     return names[number] if number < len(names) else f"class {number}"
 
 
-def mark(study: Study, curve: Curve, point: Point) -> str:
+def mark(study: Study, curve: Curve, point: Figures) -> str:
     """Say what a mark of a curve stands for."""
     control = " (control)" if curve.control else ""
     beyond = f", {over(point)}" if over(point) else ""
     miou = f"mIoU {with_range(point.miou)}, " if point.miou else ""
     return (
-        f"{curve.policy}{control}, budget {short_percent(point.budget)}: "
+        f"{curve.policy}{control}, {operating_point(point)}: "
         f"{miou}accuracy {with_range(point.accuracy)}, cost {with_range(point.cost)}{beyond}, "
         f"{percent(point.left.mean, 0)} left early; {seeds_of(study, point)}"
+    )
+
+
+def step_said(study: Study, seed: int, step: Step, outcome: Outcome) -> str:
+    """Say what a mark of a sweep stands for."""
+    of = f", seed {seed}" if len(study.seeds) > 1 else ""
+    part = "test" if outcome is step.test else "calibration"
+    return (
+        f"alpha {step.alpha:g}{of}: accuracy {percent(outcome.accuracy)}, cost "
+        f"{percent(outcome.cost)}, mean exit {outcome.mean_exit:.2f}; {part} part"
     )
 
 
