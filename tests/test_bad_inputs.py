@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import offramp
+from offramp import gates
 from offramp.data import split
 from offramp.errors import OfframpError
 from offramp.heads import LinearHead
@@ -59,6 +60,24 @@ TABLE: list[tuple[str, str, Call, str]] = [
         "other classes",
         lambda _: offramp.attach(network(), ["1"], example=X, num_classes=10),
         "wanted num_classes=3.*got 10",
+    ),
+    (
+        "placement",
+        "no number",
+        lambda _: offramp.placement.pareto("6"),  # type: ignore[arg-type]
+        "early exits of pareto as a whole number from 1 to 100, got '6'",
+    ),
+    (
+        "placement",
+        "falling shares",
+        lambda _: offramp.placement.at_costs(0.5, 0.2),
+        "each above the one before, got 0.5, 0.2",
+    ),
+    (
+        "placement",
+        "too many",
+        lambda _: offramp.attach(network(), offramp.placement.linear(3), example=X),
+        r"places for 3 early exits, at 0.25, 0.5, 0.75 .*; 1 fit",
     ),
     ("places", "no rows", lambda _: offramp.places(network(), X[:0]), "at least one row.*empty"),
     (
@@ -386,6 +405,54 @@ TABLE: list[tuple[str, str, Call, str]] = [
     ("push_to_hub", "no bundle", lambda f: offramp.push_to_hub(f, "me/mine"), "bundle.json"),
     ("push_to_hub", "no folder", lambda f: offramp.push_to_hub(f / "b", "me/mine"), "nothing the"),
     ("push_to_hub", "repository", lambda f: offramp.push_to_hub(f, "a/b/c"), "got 'a/b/c'"),
+    (
+        "cache_gates",
+        "no gates",
+        lambda _: gates.cache_gates(model(), data()),
+        "0 at exit 0; gate=True",
+    ),
+    (
+        "cache_gates",
+        "no model",
+        lambda _: gates.cache_gates(network(), data()),
+        "Multi.*Sequential",
+    ),  # type: ignore[arg-type]
+    ("cache_gates", "data", lambda _: gates.cache_gates(gated(), 3), "wanted a pair.*got int"),  # type: ignore[arg-type]
+    ("fit_gates", "alpha", lambda _: gates.fit_gates(gate_data(), COSTS, 1.5), "share.*got 1.5"),
+    (
+        "fit_gates",
+        "unit",
+        lambda _: gates.fit_gates(gate_data(), COSTS, 0.5, unit="ms"),
+        "got 'ms'",
+    ),
+    (
+        "fit_gates",
+        "costs exits",
+        lambda _: gates.fit_gates(gate_data(), Costs.from_relative([1.0]), 0.5),
+        "costs of 3 exits.*got 1",
+    ),
+    (
+        "sweep_gates",
+        "no data",
+        lambda _: gates.sweep_gates(gate_data(), records(), COSTS),  # type: ignore[arg-type]
+        "wanted GateData.*got Records",
+    ),
+    (
+        "sweep_gates",
+        "no alphas",
+        lambda _: gates.sweep_gates(gate_data(), gate_data(), COSTS, []),
+        r"numbers in \[0, 1\].*got \[\]",
+    ),
+    (
+        "sweep_gates",
+        "one alpha too large",
+        lambda _: gates.sweep_gates(gate_data(), gate_data(), COSTS, [0.5, 2]),
+        "share.*got 2",
+    ),
+    ("tune_gates", "no target", lambda _: tuned(), "one of budget, speedup and max_drop"),
+    ("tune_gates", "two targets", lambda _: tuned(budget=0.5, speedup=2), "one of budget, speedup"),
+    ("tune_gates", "out of reach", lambda _: tuned(budget=0.1), r"out of reach.*\[0.3, 1\]"),
+    ("tune_gates", "no times", lambda _: tuned(speedup=2), "measured times"),
     ("split", "fractions", lambda _: split(torch.arange(9) % 3, fractions=(1, 1, 1, 1)), "wanted"),
     ("split", "targets", lambda _: split(torch.zeros(3, 3).long()), "wanted"),
     ("split", "too few", lambda _: split(torch.arange(3)), "class 0 has 1"),
@@ -407,6 +474,18 @@ class Routed(offramp.Objective):
 def step(objective: offramp.Objective) -> Any:
     batch = offramp.Batch(X, torch.zeros(2).long(), torch.arange(2), 0.0)
     return offramp.train.backward_step(model(), objective, batch, COSTS)
+
+
+def gated() -> offramp.MultiExitModel:
+    return offramp.attach(network(), ["1", "3"], example=torch.zeros(2, 4), gate=True)
+
+
+def gate_data() -> gates.GateData:
+    return gates.cache_gates(gated(), data(), progress=False)
+
+
+def tuned(**named: Any) -> Any:
+    return gates.tune_gates(gate_data(), gate_data(), COSTS, **named)
 
 
 def other_weights(folder: Path) -> Path:

@@ -17,6 +17,7 @@ from offramp.config.values import fields_of, misfit, options_of
 from offramp.errors import ConfigError
 from offramp.recipes import list_recipes
 from offramp.registry import datasets, models, objectives, policies
+from offramp.train.gate_fit import Fitting
 from offramp.train.options import Options
 
 REGISTRIES = {
@@ -75,7 +76,8 @@ def test_dump_reads_back_equal(tmp_path: Path, name: str) -> None:
     again = load_config(tmp_path)  # as the folder of a run
     assert again == config
     assert dump_config(again) == dump_config(config)
-    assert yaml.safe_load(dump_config(config)).keys() == Config.model_fields.keys()
+    sections = Config.model_fields.keys() - (set() if config.gates else {"gates"})
+    assert yaml.safe_load(dump_config(config)).keys() == sections
 
 
 def test_dump_is_plain_data(tmp_path: Path) -> None:
@@ -106,7 +108,10 @@ def test_dump_is_plain_data(tmp_path: Path) -> None:
         ("policies.0.temperature=true", lambda c: c.policies[0].options, {"temperature": True}),
         ("policies.3=fixed", lambda c: [p.name for p in c.policies][3:], ["fixed"]),
         ("train.phases.0.lr=.01", lambda c: c.train.phases, [{"lr": 0.01}]),
+        ("gates.budget=0.5", lambda c: (c.gates.target, c.gates.value), ("budget", 0.5)),
+        ("gates={alpha: 1}", lambda c: (c.gates.target, c.gates.value), ("alpha", 1)),
         ("train.train=[heads, 0]", lambda c: c.train.options["train"], ["heads", 0]),
+        ("train.train=[head.0, fc]", lambda c: c.train.options["train"], ["head.0", "fc"]),
         ("name=a=b", lambda c: c.name, "a=b"),
     ],
 )
@@ -187,7 +192,7 @@ FAULTS = [
     ("train.phases=3", "train.phases: got 3, wanted a list"),
     ("train.phases=[{eposh: 3}]", "train.phases.0.eposh: no such option...did you mean 'epochs'"),
     ("train.phases=[{epochs: 3, objective: x}]", "train.phases.0.objective.name: no objective"),
-    ("train.phases=[{train: head}]", "train.phases.0.train: got 'head', wanted one of 'all'"),
+    ("train.phases=[{train: 1.5}]", "train.phases.0.train: got 1.5, wanted text or a whole number"),
     (
         "train.label_smoothing=0.1",
         "train.label_smoothing: give it to the objective: objective.label_smoothing=0.1",
@@ -197,6 +202,32 @@ FAULTS = [
     ("train.workers=-1", "train.workers: got -1, wanted a number of at least 0"),
     ("train.save_every=-1", "train.save_every: got -1, wanted a number of at least 0"),
     ("train.workers=many", "train.workers: got 'many', wanted a whole number"),
+    ("gates=0.5", "gates: got 0.5, wanted a mapping with one of budget, alpha, speedup, max_drop"),
+    (
+        "gates={}",
+        "gates: got none of them, wanted one of budget, alpha, speedup, max_drop, such as",
+    ),
+    ("gates={unit: macs}", "gates: got none of them, wanted one of budget, alpha"),
+    ("gates={alpha: 0.3, budget: 0.5}", "gates: got budget and alpha, wanted one of budget, alpha"),
+    (
+        "gates={bugdet: 0.5, alpha: 1}",
+        "gates.bugdet: no such option of gates; did you mean 'budget'",
+    ),
+    ("gates.budget=half", "gates.budget: got 'half', wanted a number or null"),
+    ("gates.budget=true", "gates.budget: got true, wanted a number or null"),
+    ("gates.budget=0", "gates.budget: got 0, wanted a number above 0: mean cost over"),
+    ("gates.budget=.nan", "gates.budget: got NaN, wanted a number above 0"),
+    ("gates.budget=.inf", "gates.budget: got Infinity, wanted a number above 0"),
+    ("gates.alpha=1.1", "gates.alpha: got 1.1, wanted a number in [0, 1]: weight of the cost"),
+    ("gates.speedup=0.9", "gates.speedup: got 0.9, wanted a number of at least 1"),
+    ("gates={speedup: 2, unit: macs}", "gates.unit: a speedup is...latency_ms; got 'macs'...0.5"),
+    ("gates={alpha: 1, steps: 0}", "gates.steps: got 0, wanted a number of at least 1"),
+    ("gates={alpha: 1, nats: 0}", "gates.nats: got 0, wanted a number above 0"),
+    ("gates={alpha: 1, nats: much}", "gates.nats: got 'much', wanted a number or 'balanced'"),
+    ("gates={alpha: 1, decay: -1.0}", "gates.decay: got -1.0, wanted a number of at least 0"),
+    ("gates.max_drop=1", "gates.max_drop: got 1, wanted a number in [0, 1): accuracy below"),
+    ("gates={alpha: 1, unit: flops}", "gates.unit: got 'flops', wanted one of 'macs', 'params'"),
+    ("gates={alpha: 1, data: test}", "gates.data: got 'test', wanted one of 'train', 'validation'"),
     ("policies=[]", r"policies: got [], wanted a list with at least one policy"),
     ("policies=max_prob", "policies: got 'max_prob', wanted a list"),
     (
@@ -242,6 +273,23 @@ def test_missing_sections_are_told_together(tmp_path: Path) -> None:
 def test_null_stands_for_what_is_left_out(tmp_path: Path) -> None:
     empty = {"policies": None, "budgets": None, "objective": None, "seed": None, "name": None}
     assert load_config(written(tmp_path, **empty)) == load_config(written(tmp_path))
+
+
+def test_gates_take_one_target_and_fill_in_the_rest() -> None:
+    config = load_config("digits", ["gates={max_drop: 0.01, unit: params}"])
+    assert config.gates is not None
+    told = config.plain()["gates"]
+    assert set(told) == {"max_drop", "unit", "data", "nats", *Fitting._fields}
+    assert (told["max_drop"], told["unit"]) == (0.01, "params")
+    timed = load_config("digits", ["gates={speedup: 2}"]).gates
+    assert timed is not None and timed.unit == "latency_ms"
+    assert load_config("digits").gates is None
+
+
+def test_gates_tell_all_their_faults() -> None:
+    told = faults("digits", "gates={unit: flops, data: test, alpah: 1}")
+    places = [line.partition(":")[0] for line in told]
+    assert places == ["gates.unit", "gates.data", "gates.alpah", "gates"]
 
 
 def test_patience_needs_a_monitor(tmp_path: Path) -> None:

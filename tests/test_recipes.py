@@ -15,17 +15,21 @@ from offramp.config import Config, load_config
 from offramp.errors import DataError, UnknownNameError
 from offramp.recipes import list_recipes, recipe_path, recipe_summary
 from offramp.train import route_table
+from offramp.train.gate_data import linear_gates
+from offramp.train.parts import trainable
 from offramp.train.schedules import factor, find
 
 SHAPES = {
     "digits": (1, 8, 8),
     "mnist": (1, 28, 28),
+    "svhn": (3, 32, 32),
     "cifar10": (3, 32, 32),
     "cifar100": (3, 32, 32),
     "camvid": (3, 180, 240),
     "cityscapes": (3, 1024, 2048),
+    "tiny_imagenet": (3, 64, 64),
 }
-CLASSES = {"cifar100": 100, "imagenet": 1000, "camvid": 11, "cityscapes": 19}
+CLASSES = {"cifar100": 100, "imagenet": 1000, "camvid": 11, "cityscapes": 19, "tiny_imagenet": 200}
 
 
 def example_of(config: Config) -> torch.Tensor:
@@ -44,7 +48,10 @@ def test_recipes_are_those_that_the_guide_names() -> None:
     assert list_recipes() == [
         *("bdl_camvid", "bdl_cifar100", "bdl_cifar100_small", "bdl_cityscapes", "bdl_imagenet"),
         *("cifar100_msdnet", "cifar100_msdnet_small", "cifar10_resnet56"),
-        *("digits", "folder", "mnist", "resnet50_folder"),
+        *("digits", "eenets_cifar10", "eenets_cifar10_small", "eenets_mnist", "eenets_mnist_small"),
+        *("eenets_svhn", "eenets_tiny_imagenet", "folder"),
+        *("leenet_cifar10", "leenet_cifar100", "leenet_cifar100_small", "leenet_cifar10_small"),
+        *("leenet_imagenette", "leenet_imagenette_small", "mnist", "resnet50_folder"),
     ]
     assert list_recipes("cifar100*") == ["cifar100_msdnet", "cifar100_msdnet_small"]
 
@@ -64,14 +71,15 @@ def test_recipe_says_what_it_is_in_one_line(name: str) -> None:
     assert 20 < len(summary) <= 98
 
 
-@pytest.mark.parametrize("name", list_recipes("bdl_*"))
+@pytest.mark.parametrize("name", list_recipes("*_*"))
 def test_recipe_takes_the_changes_that_its_comments_tell_of(name: str) -> None:
     changes = [
         shlex.split(match[1])[0]
         for line in recipe_path(name).read_text("utf-8").splitlines()
-        if (match := re.match(r"#   ((?:data|objective)[a-z_.]*=(?:'[^']*'|\S+))", line))
+        if (match := re.match(r"#   ((?:data|model|objective|train|gates)[a-z_.]*=.*)", line))
     ]
-    assert changes or name not in ("bdl_cifar100", "bdl_imagenet")
+    told = ("bdl_cifar100", "bdl_imagenet", "eenets_cifar10", "leenet_cifar10", "leenet_imagenette")
+    assert changes or name not in told
     for change in changes:
         assert load_config(name, [change]).plain() != load_config(name).plain(), change
 
@@ -175,6 +183,59 @@ def test_bdl_imagenet_takes_so_many_images_of_each_class_or_says_who_has_fewer(
     assert len(whole.train) + held == 183 and 4 <= held <= 9
     with pytest.raises(DataError, match=r"images_per_class=1200 .* for every class; .* has 48"):
         drawn("data.images_per_class=1200")
+
+
+# ------------------------------------------------------------------------ EENets and LEENet
+@pytest.mark.parametrize("name", list_recipes("eenets_*"))
+def test_eenets_recipe_has_gates_and_a_target_cost_within_reach(name: str) -> None:
+    config = load_config(name)
+    model, example = model_of(config).to("meta"), example_of(config)
+    costs = offramp.measure(model, example, latency=False).relative()
+    target = config.objective.options["target_cost"]
+    assert float(costs[0]) < target < float(costs[-1])
+    assert [out.gate is not None for out in model.eval()(example)][:-1] == [True] * (len(costs) - 1)
+    assert config.policies[0].name == "gate"
+    assert config.train.monitor is None and config.gates is None
+
+
+@pytest.mark.parametrize("name", ["cifar10", "mnist", "svhn", "tiny_imagenet"])
+def test_eenets_recipe_has_the_published_settings(name: str) -> None:
+    config = load_config(f"eenets_{name}")
+    train, model = config.train.options, config.model
+    assert (train["epochs"], train["batch_size"], train["optimizer"]) == (150, 32, "adam")
+    assert (train["lr"], train["weight_decay"], train["schedule"]) == (1e-3, 1e-4, "constant")
+    assert config.objective.plain() == {"name": "suffix_mixture", "target_cost": 0.2}
+    assert (model.name, model.options["placement"]) == ("ee_resnet", "fine")
+    augment = {"cifar10": ["crop", "flip"], "tiny_imagenet": ["flip"]}
+    assert config.data.augment == augment.get(name, [])
+    half = [0.5, 0.5, 0.5] if name in ("svhn", "tiny_imagenet") else None
+    assert (config.data.options.get("mean"), config.data.options.get("std")) == (half, half)
+
+
+@pytest.mark.parametrize("name", list_recipes("leenet_*"))
+def test_leenet_recipe_trains_each_part_once_and_the_gates_for_a_cost_within_reach(
+    name: str,
+) -> None:
+    config = load_config(name)
+    model = model_of(config).to("meta")
+    costs = offramp.measure(model, example_of(config), latency=False).relative()
+    assert config.gates is not None and config.gates.target == "budget"
+    assert float(costs[0]) < config.gates.value < float(costs[-1])
+    linear_gates(model)
+    every = {id(p) for p in model.parameters()}
+    early = {id(p) for head in list(model.heads)[:-1] for p in head.parameters()}
+    parts = [
+        {id(p) for p in trainable(model, phase.get("train", config.train.options["train"]))}
+        for phase in config.train.phases or [{}]
+    ]
+    if name.startswith("leenet_imagenette"):  # the network is trained already
+        [new] = parts
+        fc = dict(model.named_parameters())["network.fc.weight"]
+        assert early < new and id(fc) in new and len(new) == len(early) + 2
+    else:
+        assert parts == [every - early, early]
+        first = offramp.create_objective(**config.train.phases[0]["objective"])
+        assert [*first.weights] == [0] * (len(costs) - 1) + [1]
 
 
 def test_recipe_that_is_not_there_is_told() -> None:

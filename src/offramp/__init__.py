@@ -1,5 +1,7 @@
 """offramp: neural networks that answer early, within a budget, and on the clock."""
 
+from . import gates as gates
+from . import placement as placement
 from . import train as train
 from .attach import attach as attach
 from .bundle import Bundle as Bundle

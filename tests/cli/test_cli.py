@@ -19,7 +19,8 @@ from offramp.errors import BudgetError, ConfigError, DataError
 from offramp.registry import objectives
 
 VERBS = [
-    *("demo", "list", "copy", "train", "routes", "profile", "fit", "eval", "report", "predict"),
+    *("demo", "list", "copy", "train", "routes", "profile", "fit", "sweep", "eval", "report"),
+    "predict",
 ]
 Command = Callable[..., Any]
 

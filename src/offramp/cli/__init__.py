@@ -17,6 +17,7 @@ from .predict import predict
 from .profile import profile
 from .report import report
 from .routes import routes
+from .sweep import sweep
 from .train import train
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ app.command("train", short_help="Train a recipe, to a folder with a bundle.")(tr
 app.command("routes", short_help="Show which exit trains which segment.")(routes)
 app.command("profile", short_help="Show what each exit costs, counted and timed.")(profile)
 app.command("fit", short_help="Fit policies to budgets.")(fit)
+app.command("sweep", short_help="Train gates for a range of alphas.")(sweep)
 app.command("eval", short_help="Score fitted policies on the test part.")(evaluate)
 app.command("report", short_help="Write a page about one or several runs.")(report)
 app.command("predict", short_help="Answer for image files.")(predict)

@@ -43,12 +43,12 @@ def fit(
       offramp fit runs/mnist --policy max_prob --policy margin --budget 0.3 --budget 0.5
     """  # noqa: D301 - typer keeps the lines after a backspace as they are
     from ..config import named_policies
-    from ..runs import fit_policies, open_runs
+    from ..runs import check_policies, fit_policies, open_runs
 
     policies = None if policy is None else named_policies(policy)
     runs = open_runs(run)
     for each in runs:
-        each.check_trained()  # before the first is fitted
+        check_policies(each, policies)  # before the first is fitted
     told = []
     for each in runs:
         fitted = fit_policies(each, policies, budget, unit=unit)

@@ -6,6 +6,7 @@ from .load import load_config as load_config
 from .load import named_policies as named_policies
 from .schema import Config as Config
 from .schema import DataConfig as DataConfig
+from .schema import GatesConfig as GatesConfig
 from .schema import ModelConfig as ModelConfig
 from .schema import ObjectiveConfig as ObjectiveConfig
 from .schema import PolicyConfig as PolicyConfig

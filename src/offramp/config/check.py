@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, OfframpError
+from ..placement import as_placement
 from ..policies.base import Control
 from ..registry import Registry, datasets, models, objectives, policies
+from .gates import check_gates
 from .schema import (
     Config,
     DataConfig,
@@ -121,6 +123,10 @@ def _model(given: Any, where: str, faults: list[str]) -> ModelConfig:
     for key in ("checkpoint", "weights"):
         if isinstance(options.get(key), str):
             options[key] = _path(options[key])
+    for key in ("at", "placement"):
+        told = any(fault.startswith(f"{where}.{key}:") for fault in faults)
+        if isinstance(options.get(key), dict) and not told:
+            faults += [f"{where}.{key}: {fault}" for fault in _placement_faults(options[key])]
     return ModelConfig.model_construct(name=name, options=options)
 
 
@@ -214,6 +220,14 @@ def _augment_faults(spec: list[Any]) -> list[str]:
     return []
 
 
+def _placement_faults(given: Plain) -> list[str]:
+    try:
+        as_placement(given)
+    except OfframpError as error:
+        return [str(error)]
+    return []
+
+
 def _simple(value: Any, kind: type, where: str, faults: list[str]) -> Any:
     if told := misfit(value, kind):
         faults.append(f"{where}: {told}")
@@ -243,6 +257,7 @@ _CHECKERS = {
     "model": _model,
     "objective": check_objective,
     "train": _train,
+    "gates": check_gates,
     "policies": _policies,
     "budgets": _budgets,
 }

@@ -80,6 +80,25 @@ class TrainConfig(Section):
         return {**self.options, **rest}
 
 
+class GatesConfig(Section):
+    """Gates that are trained by themselves, after all phases, for one target.
+
+    ``target`` is ``budget``, ``alpha``, ``speedup`` or ``max_drop``, and ``value`` its number, on
+    the calibration part; ``data`` names the part whose rows the gates learn from; ``options`` are
+    ``nats`` of `offramp.gates.fit_gates` and those of `offramp.gates.Fitting`.
+    """
+
+    target: str
+    value: float
+    unit: str = "macs"
+    data: str = "train"
+    options: Plain = Field(default_factory=dict)
+
+    def plain(self) -> Plain:
+        """The section as it stands in a file."""
+        return {self.target: self.value, "unit": self.unit, "data": self.data, **self.options}
+
+
 class Config(Section):
     """A whole study of one model on one data set, checked."""
 
@@ -88,6 +107,7 @@ class Config(Section):
     model: ModelConfig
     objective: ObjectiveConfig
     train: TrainConfig
+    gates: GatesConfig | None = None  # None: they are trained with the rest, if at all
     policies: list[PolicyConfig]
     budgets: list[float]  # relative to the original network, in multiply-accumulates
     seed: int = 0
@@ -101,6 +121,7 @@ class Config(Section):
             "model": self.model.plain(),
             "objective": self.objective.plain(),
             "train": self.train.plain(),
+            **({} if self.gates is None else {"gates": self.gates.plain()}),
             "policies": [policy.plain() for policy in self.policies],
             "budgets": self.budgets,
         }

@@ -4,10 +4,12 @@ from .build import make_data as make_data
 from .build import make_model as make_model
 from .build import make_objective as make_objective
 from .fitting import check_alike as check_alike
+from .fitting import check_policies as check_policies
 from .fitting import fit_policies as fit_policies
 from .folder import Run as Run
 from .folder import is_run as is_run
 from .folder import open_runs as open_runs
+from .gating import sweep as sweep
 from .predicting import Answer as Answer
 from .predicting import MapAnswer as MapAnswer
 from .predicting import answers_maps as answers_maps

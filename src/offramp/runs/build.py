@@ -18,6 +18,7 @@ from ..model import MultiExitModel, create_model
 from ..objectives import Objective, create_objective
 from ..registry import models
 from ..trees import State, tensors
+from ..types import ExitOutput
 
 _MOST_ROWS = 256  # of a batch that is answered
 
@@ -69,7 +70,7 @@ def rows_at_once(config: Config) -> int:
     return min(_MOST_ROWS, *(each["batch_size"] for each in options if "batch_size" in each))
 
 
-def dry_run(model: MultiExitModel, example: State) -> None:
+def dry_run(model: MultiExitModel, example: State) -> list[ExitOutput]:
     """Run a model once, so that inputs it does not take are told before the long work.
 
     Raises:
@@ -77,7 +78,7 @@ def dry_run(model: MultiExitModel, example: State) -> None:
     """
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model(example)
+            return model(example)
     except OfframpError:
         raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:

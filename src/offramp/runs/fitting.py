@@ -15,7 +15,7 @@ from ..functional import check_budget
 from ..policies import ExitPolicy, create_policy
 from ..policies.base import Control
 from ..train.checkpoint import load_tensors, save_tensors
-from ..types import UNITS, Budget, Costs
+from ..types import UNITS, Budget, Costs, ExitOutput
 from .folder import Run
 
 INDEX = "index.json"
@@ -50,6 +50,7 @@ def fit_policies(
 
     Raises:
         RunError: if the run is not trained to its end, or nothing is to be fitted.
+        ValidationError: if a policy cannot be made for the run's exits.
         BudgetError: if a budget is out of reach; the message states the reachable range.
     """
     config, bundle, records = run.config, run.bundle(), run.calibration()
@@ -66,9 +67,8 @@ def fit_policies(
     if len(numbers) < len(asked):
         raise ValidationError(f"wanted budgets that differ, got {list(asked)}")
     points = {name: Budget(budget, unit, relative=True) for name, budget in numbers.items()}
-    fitted = [
-        Fitted(each.label, _policy(each, bundle.costs.num_exits), numbers, unit) for each in chosen
-    ]
+    outputs = records.shards[0].outputs
+    fitted = [Fitted(each.label, _policy(each, outputs), numbers, unit) for each in chosen]
     for each in fitted:
         each.policy.fit_points(records, bundle.costs, points)
     run.results_path.unlink(missing_ok=True)  # they are of the policies before
@@ -101,7 +101,7 @@ def load_policies(run: Run) -> list[Fitted]:
     try:
         for entry in index["policies"]:
             config = PolicyConfig(**entry)
-            policy = _policy(config, index["num_exits"])
+            policy = _made(config, index["num_exits"])
             policy.load_state_dict(load_tensors(run.policies_path / _file(config.label)))
             found.append(Fitted(config.label, policy, index["budgets"], index["unit"]))
     except (KeyError, TypeError, RuntimeError) as error:
@@ -109,15 +109,37 @@ def load_policies(run: Run) -> list[Fitted]:
     return found
 
 
-def check_fit(config: Config, costs: Costs) -> None:
-    """Raise what says why a configuration's policies cannot be made or its budgets be met.
+def check_policies(run: Run, policies: Sequence[PolicyConfig] | None = None) -> None:
+    """Raise what says why policies cannot be fitted in a run, if they cannot; nothing is written.
+
+    Args:
+        run: a trained run.
+        policies: by default those of the run's configuration.
 
     Raises:
-        ValidationError: if a policy cannot be made for so many exits.
+        RunError: if the run is not trained to its end.
+        ValidationError: if a policy cannot be made for the run's exits.
+    """
+    outputs = run.calibration().shards[0].outputs
+    for each in run.config.policies if policies is None else policies:
+        _policy(each, outputs)
+
+
+def check_fit(config: Config, costs: Costs, outputs: Sequence[ExitOutput]) -> None:
+    """Raise what says why a configuration's policies cannot be made or its budgets be met.
+
+    Args:
+        config: a configuration.
+        costs: of its model.
+        outputs: what the model's exits say about some rows, trained or not; K of them.
+
+    Raises:
+        ValidationError: if a policy cannot be made for such exits, as one that reads gates where
+            there are none.
         BudgetError: if a budget is out of reach; the message states the reachable range.
     """
     for each in config.policies:
-        _policy(each, costs.num_exits)
+        _policy(each, outputs)
     for budget in config.budgets:
         try:
             check_budget(costs.relative(), budget)
@@ -141,7 +163,17 @@ def check_alike(runs: Sequence[Run]) -> None:
             )
 
 
-def _policy(config: PolicyConfig, num_exits: int) -> ExitPolicy:
+def _policy(config: PolicyConfig, outputs: Sequence[ExitOutput]) -> ExitPolicy:
+    """A policy that is not fitted, for exits that say such things."""
+    policy = _made(config, len(outputs))
+    try:
+        policy.check_outputs(outputs)
+    except ValidationError as error:
+        raise ValidationError(f"policy {config.label!r}: {error}") from None
+    return policy
+
+
+def _made(config: PolicyConfig, num_exits: int) -> ExitPolicy:
     policy = create_policy(config.name, num_exits=num_exits, **config.options)
     if isinstance(policy, Control):
         raise ValidationError(

@@ -23,8 +23,9 @@ SEED = "seed-"  # how the folders of a study's runs begin
 class Run:
     """One trained model and what was made of it, in one folder.
 
-    ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``records/calibration``,
-    ``records/test``, ``policies/``, ``bundle/``, ``results.json``, ``report.html``.
+    ``config.yaml`` (resolved), ``metrics.jsonl``, ``checkpoints/``, ``gates.json``,
+    ``records/calibration``, ``records/test``, ``policies/``, ``bundle/``, ``results.json``,
+    ``sweep.json``, ``report.html``.
     """
 
     path: Path
@@ -48,6 +49,16 @@ class Run:
     def results_path(self) -> Path:
         """Where the results are."""
         return self.path / "results.json"
+
+    @property
+    def gates_path(self) -> Path:
+        """Where it is said what was found when gates were trained by themselves."""
+        return self.path / "gates.json"
+
+    @property
+    def sweep_path(self) -> Path:
+        """Where a sweep of gates over alpha is."""
+        return self.path / "sweep.json"
 
     def records_path(self, part: str) -> Path:
         """Where the records of a part are."""

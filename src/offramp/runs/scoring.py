@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any, cast
 
 import torch
-from torch import Tensor
 
 from ..bundle import Bundle
 from ..config import Config
@@ -18,7 +17,7 @@ from ..costs import count_macs, device_of
 from ..data.base import Splits
 from ..data.batches import open_data
 from ..errors import RunError
-from ..evaluate import Evaluator, Result
+from ..evaluate import Evaluator, Replay
 from ..files import write_text
 from ..metrics import has_maps, reliability
 from ..modes import keep_modes
@@ -36,6 +35,7 @@ from .samples import draw_samples
 
 FORMAT, VERSION = "offramp-results", 1
 CONTROLS = ("random", "oracle")
+RULE = "rule"  # the published thresholds, beside the budgets
 
 _CLOCK_BATCH, _CLOCK_BATCHES = 32, 8  # rows of a batch that is timed, at most, and how many
 
@@ -73,11 +73,15 @@ def score(
     splits, calibration = make_data(config), run.calibration()
     check_records(bundle.model, splits.calibration, calibration, f"{run.path}: calibration")
     test = _test_records(run, bundle, splits, progress)
-    results = _figures(config, splits, calibration, fitted, _evaluator(bundle, test, fitted))
+    evaluator = _evaluator(bundle, test, fitted)
+    replays = {each.label: _replays(each, evaluator) for each in fitted}
+    results = _figures(config, splits, calibration, fitted, evaluator)
+    results |= _replayed(fitted, replays, results["curves"])
     results["made"] = _made(config, splits)
     results["static"] = _truncated(bundle, move(splits.example(), place), results)
-    left = [(each.label, _exits(each, test)) for each in fitted]
-    results["samples"] = draw_samples(splits.test, test, left, splits.class_names)
+    left = [(f.label, [replays[f.label][point].exits for point in f.budgets]) for f in fitted]
+    rules = {name: named[RULE].exits for name, named in replays.items() if RULE in named}
+    results["samples"] = draw_samples(splits.test, test, left, splits.class_names, rules=rules)
     results["clock"] = _clock(bundle, fitted[0], splits, rows_at_once(config)) if clock else None
     write_text(run.results_path, json.dumps(results, allow_nan=False) + "\n")
     return results
@@ -105,7 +109,6 @@ def _figures(
     evaluator: Evaluator,
 ) -> dict[str, Any]:
     test, exits = evaluator.records, [each.to_dict() for each in evaluator.exits]
-    curves = {each.label: _curve(each, evaluator) for each in fitted}
     budgets = list(fitted[0].budgets.values())
     controls = {name: evaluator.curve(name, calibration, budgets) for name in CONTROLS}
     return {
@@ -123,8 +126,7 @@ def _figures(
         "full": {"cost": 1.0, **_right(exits[-1])},
         "controls": list(CONTROLS),
         "curves": {
-            name: [result.to_dict() for result in results]
-            for name, results in {**curves, **controls}.items()
+            name: [result.to_dict() for result in results] for name, results in controls.items()
         },
         "calibration": reliability(evaluator.measured.bins),
     }
@@ -144,18 +146,29 @@ def _made(config: Config, splits: Splits) -> dict[str, Any]:
     return {**made, "data": config.data.name, "model": config.model.name, "parts": sizes}
 
 
-def _curve(fitted: Fitted, evaluator: Evaluator) -> list[Result]:
-    results = evaluator.points(fitted.policy)
-    return [
-        replace(results[point], policy=fitted.label, budget=budget)
-        for point, budget in fitted.budgets.items()
-    ]
+def _replays(fitted: Fitted, evaluator: Evaluator) -> dict[str, Replay]:
+    """A policy at every budget and, where it has one, by its rule."""
+    rule, found = fitted.policy.rule(), fitted.policy.settings()
+    settings = {point: found[point] for point in fitted.budgets}  # a file keeps no order
+    return evaluator.replays(settings if rule is None else {**settings, RULE: rule})
 
 
-def _exits(fitted: Fitted, test: Records) -> list[Tensor]:
-    """The exit of every test row at every budget, each [N]."""
-    left = fitted.policy.exits_by_point(test)
-    return [left[point] for point in fitted.budgets]
+def _replayed(
+    fitted: Sequence[Fitted], replays: Mapping[str, Mapping[str, Replay]], controls: dict[str, Any]
+) -> dict[str, Any]:
+    """What the fitted policies make of the test part: curves, the rules', and who was right."""
+    curves, rules, examine = {}, {}, {}
+    for each in fitted:
+        named = replays[each.label]
+        curves[each.label] = [
+            replace(named[point].result, policy=each.label, budget=budget).to_dict()
+            for point, budget in each.budgets.items()
+        ]
+        if RULE in named:
+            rules[each.label] = replace(named[RULE].result, policy=each.label).to_dict()
+        known = {point: n.examined for point, n in named.items() if n.examined is not None}
+        examine |= {each.label: known} if known else {}
+    return {"curves": {**curves, **controls}, "rules": rules, "examine": examine}
 
 
 def _truncated(bundle: Bundle, example: State, results: dict[str, Any]) -> list[dict[str, Any]]:

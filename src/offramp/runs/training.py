@@ -35,6 +35,7 @@ from .build import (
 from .device import find_device
 from .fitting import check_fit
 from .folder import CONFIG, SEED, Run
+from .gating import check_gating, train_gates
 
 _FIRST = (CONFIG, "metrics.jsonl")  # what there is before the first checkpoint
 
@@ -49,6 +50,9 @@ def train(
     progress: bool = True,
 ) -> list[Run]:
     """Train, record the calibration part and save a bundle; once per seed.
+
+    Where the configuration has a section ``gates``, gates are trained by themselves when all phases
+    are done, and an alpha is found on the calibration part; ``gates.json`` says which.
 
     The test part is not touched. What stops on the way goes on with ``resume``; runs that are
     trained already stay as they are. Policies and budgets that could not be fitted are told before
@@ -155,9 +159,10 @@ def _checked(config: Config, model: MultiExitModel, splits: Splits) -> Costs:
             f"wanted data whose targets are maps for train.monitor={monitor}, got labels: "
             f"{monitor.replace('miou', 'accuracy')} is for these"
         )
-    dry_run(model.eval(), move(splits.example(2), device_of(model)))
+    outputs = dry_run(model.eval(), move(splits.example(2), device_of(model)))
     costs = measure(model, splits.example(2), latency=False)
-    check_fit(config, costs)
+    check_fit(config, costs, outputs)
+    check_gating(config, model, splits, costs)
     options = [config.train.options, *config.train.phases]
     least = min(each["batch_size"] for each in options if "batch_size" in each)
     few = move(splits.example(min(least, 2)), device_of(model))
@@ -212,14 +217,15 @@ def _options(config: Config) -> dict[str, Any]:
 def _finish(
     run: Run, config: Config, splits: Splits, model: MultiExitModel, costs: Costs, *, progress: bool
 ) -> None:
-    """Record the calibration part, and save the bundle, which says that all is done.
+    """Train gates, record the calibration part, and save the bundle, which says that all is done.
 
     What was made of a bundle that was there before is of another model, and goes first.
     """
-    for file in (run.results_path, run.path / "report.html"):
+    for file in (run.results_path, run.sweep_path, run.path / "report.html"):
         file.unlink(missing_ok=True)
     for folder in (run.records_path("test"), run.policies_path):
         shutil.rmtree(folder, ignore_errors=True)
+    train_gates(run, config, splits, model, costs, progress=progress)
     folder, rows = run.records_path("calibration"), rows_at_once(config)
     record(model, splits.calibration, path=folder, batch_size=rows, progress=progress)
     made = {"name": config.name, "seed": config.seed, "data": config.data.name}
