@@ -69,7 +69,8 @@ def imagenette(
         MissingExtraError: if ``datasets`` or Pillow is not installed.
     """
     draw = Draw(seed, images_per_class, validation, calibration, in_memory=in_memory)
-    official, names = _folders_or_hub(path, "frgfm/imagenette", subset="160px")
+    size = "160px" if image_size <= 160 else "320px"  # of the shorter side
+    official, names = _folders_or_hub(path, "frgfm/imagenette", subset=size)
     readable = [_IMAGENETTE.get(name, name) for name in names]
     return assemble(official, readable, cropped(image_size, mean, std), draw)
 
