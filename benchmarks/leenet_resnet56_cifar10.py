@@ -178,11 +178,10 @@ def main() -> None:
     print("gates fitted on held-out rows, balanced")
     report["sweep, balanced"] = sweep(fitted, calibration, scored, costs, nats="balanced")
     parts = {n: (test[0][r], test[1][r]) for n, r in (("calibration", rows[1]), ("test", rows[2]))}
-    report |= beside(model, points, {**parts, "cached": scored}, costs)
-    text = json.dumps(report, indent=1)
+    compared = beside(model, points, {**parts, "cached": scored}, costs)
+    print(json.dumps(compared, indent=1))
     if args.out:
-        args.out.write_text(text + "\n")
-    print(text)
+        args.out.write_text(json.dumps(report | compared, indent=1) + "\n")
 
 
 if __name__ == "__main__":

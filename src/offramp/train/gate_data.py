@@ -84,8 +84,7 @@ def cache_gates(
     Args:
         model: a model with a linear gate at every early exit.
         data: a data set of ``(input, target)``, a loader of ``(inputs, target)`` batches, or a pair
-            of tensors in memory. Losses of rows that the network was trained on are too small at
-            its last exit: gates fitted on them leave too soon, so give rows that it has not seen.
+            of tensors in memory.
         batch_size: rows per batch, where ``data`` is no loader.
         ignore_index: a target that does not count, beside the negative ones.
         device: where the model is moved to and runs; by default where it is. What is kept lies on

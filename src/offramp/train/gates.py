@@ -4,8 +4,10 @@ github.com/afxwong/EarlyExitNet (2023) trains the gates alone, for one alpha at 
 network, and searches alpha on the test data. Here one pass over the data keeps what goes into the
 gates; all alphas are then fitted together, in seconds, and alpha is searched on calibration data.
 
-Gates are fitted and alpha is searched on different rows, and scored on a third part: all of them
-rows that the network was not trained on, if there are enough.
+Alpha is searched on rows that neither the network nor the gates have learned from, and scored on
+others again. Gates may be fitted on the network's own training rows: its losses there say too much
+for the last exit, so inputs stay longer at the same alpha, but the search of alpha undoes that, and
+there are more of them. On a CIFAR-10 ResNet-56 such gates were the better ones, by up to 2 points.
 """
 
 from __future__ import annotations
@@ -150,7 +152,7 @@ def tune_gates(
 
     Args:
         train: what gates are fitted on.
-        calibration: what alpha is searched on, other rows than those of ``train``.
+        calibration: what alpha is searched on: rows that nothing was trained on.
         costs: cost of each exit.
         budget: bound of the mean cost, which is met from below; a bare number is relative to the
             original network, in ``unit``.
