@@ -37,6 +37,26 @@ def total(tensor: Tensor) -> Tensor:
     return sent.to(result.device)
 
 
+@torch.no_grad()
+def gathered(tensor: Tensor) -> Tensor:
+    """The rows of all processes, one process's after the other's; alone it is the tensor itself.
+
+    Args:
+        tensor: [N, *S]; N may differ from process to process, and be 0.
+    """
+    tensor = tensor.detach()
+    if alone():
+        return tensor
+    size, rank = dist.get_world_size(), dist.get_rank()
+    rows = torch.zeros(size, dtype=torch.int64, device=tensor.device)
+    rows[rank] = len(tensor)
+    counts = total(rows).tolist()
+    every = tensor.new_zeros(sum(counts), *tensor.shape[1:])
+    begin = sum(counts[:rank])
+    every[begin : begin + len(tensor)] = tensor
+    return total(every)
+
+
 def summed(tensor: Tensor) -> Tensor:
     """`total`, with the gradient of this process's summand; alone it is the tensor itself.
 

@@ -16,6 +16,7 @@ from offramp.errors import ValidationError
 from offramp.objectives.distill import Distill
 from offramp.objectives.gradient_equilibrium import GradientEquilibrium
 from offramp.objectives.joint import Joint
+from offramp.objectives.pressure import cost_offset
 from offramp.objectives.pseudo_exit import PseudoExit
 from offramp.types import Batch, Costs, ExitOutput, Term
 
@@ -280,16 +281,18 @@ def test_cost_of_a_target_is_what_the_gates_expect_and_moves_them():
     tags = [0, 1, 1, 2, 3, 3, 0, 1, 3]
     outputs, given = exits(), batch()
     objective = tagged(tags, target_cost=0.5)
-    objective.pressure.factor = lambda *_, **__: torch.tensor(0.7, dtype=torch.float64)  # type: ignore[method-assign]
+    objective.pressure.found.fill_(0.7)
     terms = {term.name: term.value for term in objective(outputs, given, COSTS)}
+    gates = torch.stack([out.gate.detach() for out in outputs[:-1]], 1)  # type: ignore[union-attr]
+    offset = float(cost_offset(gates, COSTS.relative(), 0.5))  # from where gates are looked at
     expected = 0.0
     for n in range(N):
         going = 1.0
-        for out, cost in zip(outputs, COSTS.relative().tolist(), strict=True):
-            leave = 1.0 if out.gate is None else 1 / (1 + math.exp(-float(out.gate[n].detach())))
+        for k, cost in enumerate(COSTS.relative().tolist()):
+            leave = 1.0 if k == K - 1 else 1 / (1 + math.exp(offset - float(gates[n, k])))
             expected += going * leave * cost / N
             going *= 1 - leave
-    assert float(terms["cost"].detach()) == pytest.approx(0.7 * expected, rel=1e-10)
+    assert float(terms["cost"].detach()) == pytest.approx(0.7 * expected, rel=1e-6)
     terms["cost"].backward()
     assert all(bool((out.gate.grad != 0).all()) for out in outputs[:-1])  # type: ignore[union-attr]
 

@@ -16,6 +16,7 @@ from math import log
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..mixture import stack_gates
 from ..together import of_all, summed
@@ -51,6 +52,8 @@ class BatchMixture(GatedObjective):
     def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
         """``nll/k``, each with its share a_k, and ``cost``, lambda included.
 
+        With ``target_cost`` also ``anchor``, which holds the gates where the target is met.
+
         Raises:
             ValidationError: if an early exit has no gate, or a target on the CPU is no class.
             BudgetError: if ``target_cost`` is out of reach.
@@ -59,20 +62,21 @@ class BatchMixture(GatedObjective):
         gates, target = stack_gates(outputs), self.counted(outputs, batch)
         valid = target >= 0  # [N, *S]
         used = valid.reshape(len(valid), -1).any(1)  # [N]
-        leave = F.pad(gates.sigmoid(), (0, 1), value=1.0)  # [N, K]
         each = self.log_probs(outputs, target).unbind(1)
         losses = torch.stack([self.nll(log_p, target) for log_p in each]) * valid.sum()  # [K]
-        opened = (leave * used[:, None]).sum(0).to(losses.dtype)  # [K]
-        sums = summed(torch.cat([opened, losses, valid.sum()[None].to(losses.dtype)]))
-        opened, losses, num = sums.split([num_exits, num_exits, 1])
-        # the last one is the number of inputs, so that the mean cancels; 0 where there is none
-        shares = opened / opened.sum().clamp_min(1)  # [K]
-        threshold = -log(max(1, num_exits - 1))  # the logit of 1 / K
-        factor = self.pressure.factor(gates, costs, batch, threshold=threshold)
-        cost = factor * (shares * costs.relative(self.unit).to(shares)).sum()
-        weighed = shares * losses / num.clamp_min(1)
-        terms = [Term(f"nll/{k}", loss) for k, loss in enumerate(weighed)]
         here = valid.sum()
-        return [
-            term._replace(value=of_all(term.value, here)) for term in [*terms, Term("cost", cost)]
-        ]
+
+        def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
+            leave = F.pad(gates.sigmoid(), (0, 1), value=1.0)  # [N, K]
+            opened = (leave * used[:, None]).sum(0).to(losses.dtype)  # [K]
+            sums = summed(torch.cat([opened, losses, here[None].to(losses.dtype)]))
+            opened, lost, num = sums.split([num_exits, num_exits, 1])
+            # the last one is the number of inputs, so that the mean cancels; 0 where there is none
+            shares = opened / opened.sum().clamp_min(1)  # [K]
+            weighed = shares * lost / num.clamp_min(1)
+            terms = [Term(f"nll/{k}", of_all(loss, here)) for k, loss in enumerate(weighed)]
+            cost = (shares * costs.relative(self.unit).to(shares)).sum()
+            return terms, of_all(cost, here)
+
+        threshold = -log(max(1, num_exits - 1))  # the logit of 1 / K
+        return self.pressure.weigh(parts, gates, costs, batch, target, threshold=threshold)

@@ -83,21 +83,30 @@ class ExpectedLoss(GatedObjective):
     def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
         """``ce`` and ``cost``, each with its weight.
 
+        With ``target_cost`` also ``anchor``, which holds the gates where the target is met.
+
         Raises:
             ValidationError: if an early exit has no gate, or a target on the CPU is no class.
             BudgetError: if ``target_cost`` is out of reach.
         """
         gates, target = stack_gates(outputs), self.counted(outputs, batch)
-        loss = self._expected(outputs, gates, target)
-        cost = mean_cost(suffix_costs(gates, costs.relative(self.unit))[:, 0])
-        if self.alpha is None:
-            factor = self.pressure.factor(gates, costs, batch)
-            return [Term("ce", loss), Term("cost", factor * cost)]
-        alpha = _share(at(self.alpha, len(outputs), batch.progress))
-        return [Term("ce", (1 - alpha) * loss), Term("cost", alpha * cost)]
+        losses, relative = self._losses(outputs, target), costs.relative(self.unit)
+        count = (target >= 0).sum()
 
-    def _expected(self, outputs: Sequence[ExitOutput], gates: Tensor, target: Tensor) -> Tensor:
-        """E_CE, a mean over the targets that count, []."""
+        def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
+            leave = exit_log_probs(gates).exp()
+            leave = leave.reshape(*leave.shape, *[1] * (losses.dim() - 2))  # [N, K, 1...]
+            loss = (leave * losses).sum() / count.clamp_min(1)
+            return [Term("ce", loss)], mean_cost(suffix_costs(gates, relative)[:, 0])
+
+        if self.alpha is None:
+            return self.pressure.weigh(parts, gates, costs, batch, target)
+        (term,), cost = parts(gates)
+        alpha = _share(at(self.alpha, len(outputs), batch.progress))
+        return [Term("ce", (1 - alpha) * term.value), Term("cost", alpha * cost)]
+
+    def _losses(self, outputs: Sequence[ExitOutput], target: Tensor) -> Tensor:
+        """Cross-entropy of every exit, [N, K, *S]; 0 where a target does not count."""
         losses = [
             F.cross_entropy(
                 resized(wide(out.logits), target),
@@ -108,10 +117,7 @@ class ExpectedLoss(GatedObjective):
             )
             for out in outputs
         ]
-        each = torch.stack(losses, 1)  # [N, K, *S], 0 where it does not count
-        leave = exit_log_probs(gates).exp()
-        leave = leave.reshape(*leave.shape, *[1] * (each.dim() - 2))  # [N, K, 1...]
-        return (leave * each).sum() / (target >= 0).sum().clamp_min(1)
+        return torch.stack(losses, 1)
 
 
 def _share(alpha: Any) -> float:

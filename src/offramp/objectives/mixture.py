@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from ..mixture import stack_gates, suffix_costs, suffix_log_mixtures
 from ..types import Batch, Costs, ExitOutput, Term
 from .base import register
@@ -31,18 +33,24 @@ class Mixture(GatedObjective):
     Example:
         >>> objective = Mixture(target_cost=0.4)
         >>> [term.name for term in objective(outputs, batch, costs)]
-        ['nll', 'cost']
+        ['nll', 'cost', 'anchor']
     """
 
     def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
         """``nll`` and ``cost``, lambda included; every input's gates count once, also for maps.
+
+        With ``target_cost`` also ``anchor``, which holds the gates where the target is met.
 
         Raises:
             ValidationError: if an early exit has no gate, or a target on the CPU is no class.
             BudgetError: if ``target_cost`` is out of reach.
         """
         gates, target = stack_gates(outputs), self.counted(outputs, batch)
-        mixed = suffix_log_mixtures(self.log_probs(outputs, target), gates)[:, 0]
-        cost = mean_cost(suffix_costs(gates, costs.relative(self.unit))[:, 0])
-        factor = self.pressure.factor(gates, costs, batch)
-        return [Term("nll", self.nll(mixed, target)), Term("cost", factor * cost)]
+        log_p, relative = self.log_probs(outputs, target), costs.relative(self.unit)
+
+        def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
+            mixed = suffix_log_mixtures(log_p, gates)[:, 0]
+            cost = mean_cost(suffix_costs(gates, relative)[:, 0])
+            return [Term("nll", self.nll(mixed, target))], cost
+
+        return self.pressure.weigh(parts, gates, costs, batch, target)

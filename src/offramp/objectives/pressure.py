@@ -9,50 +9,51 @@ lambda above that small difference sends everyone to one exit, and one below it 
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..errors import BudgetError, ValidationError
-from ..mixture import hard_costs, suffix_costs
-from ..together import total
-from ..types import UNITS, Batch, Costs
+from ..together import gathered, total
+from ..types import UNITS, Batch, Costs, Term
 from .base import Scheduled, at, scheduled
 
-_GAIN = 5.0  # nats by which lambda rises over an error as large as the scale of costs
-_TIME = 0.15  # progress after which the integral of an error has added as much as the error itself
-_RAMP = 0.3  # progress until which the goal moves to the target
-_WINDOW = 256.0  # rows of the running means
-_MOST = 10.0  # nats; the bound of lambda, and of its integral
+Parts = Callable[[Tensor], tuple[list[Term], Tensor]]  # of gates: terms of the loss, mean cost []
+
+_ANCHOR = 0.3  # nats per squared logit that gates are held by
+_SLACK = 0.002  # of the range of costs, within which a target is met
+_WINDOW = 1024.0  # rows of the running means
+_MOST = 10.0  # nats that lambda times the range of costs may weigh, and logits of a pull
+_FAR = 1e4  # logits that no gate is beyond
 
 
 class CostPressure(nn.Module):
     """Lambda: what a unit of expected cost, relative to the original network's, weighs in nats.
 
-    With a ``target`` it is found so that the trained model's mean cost lands there, each input
-    leaving at the first gate above the threshold. It has two parts, both from errors as shares of
-    a scale, the costs from the first exit's to that of the first exit dearer than the target:
+    With a ``target`` it is found, so that the trained model's mean cost lands there, each input
+    leaving at the first gate above the threshold. Three things make that steady:
 
-    - a proportional one, of the expected cost of the last few batches. So lambda is the slope of a
-      quadratic penalty on that cost: gradient descent sees a valley where a fixed lambda is a
-      slope down to one end, and has a minimum at a cost in between even where likelihoods do not
-      tell exits apart. The expected cost moves as soon as gates do, long before an input changes
-      its exit, so that lambda turns before gates are all far on one side, where they no longer
-      learn;
-    - an integral one, slow, of the realised cost. It takes away the offset that the first part
-      leaves, and the difference between expected and realised cost. It is bounded, so that it does
-      not wind up while gates cannot follow.
+    - The loss looks at gates from where the target is met. Of every batch the *offset* is taken at
+      which its cost would be the target, were all thresholds moved by it, and it is subtracted
+      from the gates. So every exit learns from the share of inputs that it is to answer in the
+      end, from the first step on and wherever the gates are as yet; no lambda can send all inputs
+      to one exit.
+    - Lambda is the multiplier of that constraint: what the loss would gain from a unit of cost
+      more, were the offset moved, from running means of both derivatives. With it, loss and cost
+      together do not pull the gates up or down on the whole; what is left of their gradients tells
+      inputs apart, which is what gates are to learn. Where an earlier exit is the better one at
+      the margin, it is negative.
+    - A term ``anchor``, a spring, pulls all gates alike until the offset is 0, so that the target
+      is met at the threshold itself. The offset is measured in logits: it says how far gates are
+      off also where all of them are on one side, where a cost says nothing but that they are.
 
-    The goal moves from the expected cost at the start to the target in the first 30 % of training:
-    exits learn before gates close, and lambda starts at 0. As the gates move from undecided to
-    decided, realised replaces expected cost in the integral. A target above the cost that training
-    would end at by itself is met too: lambda is negative then.
-
-    The state is in buffers, so a training that is resumed goes on exactly. It changes once per
+    The state is in buffers, so a training that is resumed goes on exactly. Lambda changes once per
     value of ``Batch.progress`` and only where gradients are enabled: the batches of one optimizer
-    step share their lambda, and an evaluation changes nothing. The costs are those of all
-    processes together.
+    step share it, and an evaluation changes nothing and looks at gates as they are. Costs and
+    derivatives are those of all processes together.
 
     Args:
         weight: lambda, where there is no target: a number, or a schedule, see
@@ -67,15 +68,13 @@ class CostPressure(nn.Module):
 
     Example:
         >>> pressure = CostPressure(target=0.4)
-        >>> loss = nll + pressure.factor(gates, costs, batch) * expected_cost
+        >>> terms = pressure.weigh(parts, gates, costs, batch, target)
     """
 
-    found: Tensor  # [], lambda times the scale of costs, in nats
-    integral: Tensor  # [], its integral part
-    means: Tensor  # [2], running means of expected and realised cost, over the scale
-    sums: Tensor  # [3], of both costs and of rows, over the step that goes on
-    seen: Tensor  # [], rows of the steps before it
-    origin: Tensor  # [], expected cost at the start, over the scale
+    found: Tensor  # [], lambda
+    means: Tensor  # [2], running means of the derivatives of loss and cost by the offset
+    sums: Tensor  # [3], of both derivatives and of what counts, over the step that goes on
+    seen: Tensor  # [], what counted in the steps before it
     progress: Tensor  # [], of the step that goes on
 
     def __init__(
@@ -97,21 +96,31 @@ class CostPressure(nn.Module):
         if unit not in UNITS:
             raise ValidationError(f"wanted unit as one of {list(UNITS)}, got {unit!r}")
         self.weight, self.target, self.unit = weight, target, unit
-        for name in ("found", "integral", "seen", "origin"):
+        for name in ("found", "seen"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("means", torch.zeros(2))
         self.register_buffer("sums", torch.zeros(3))
         self.register_buffer("progress", torch.tensor(-1.0))
 
-    def factor(
-        self, gates: Tensor, costs: Costs, batch: Batch, *, threshold: float = 0.0
-    ) -> Tensor:
-        """Lambda of this step, [], detached.
+    def weigh(
+        self,
+        parts: Parts,
+        gates: Tensor,
+        costs: Costs,
+        batch: Batch,
+        target: Tensor,
+        *,
+        threshold: float = 0.0,
+    ) -> list[Term]:
+        """Terms of the loss, and the expected cost times lambda; with a target also ``anchor``.
 
         Args:
+            parts: from gates, [N, K-1], to the terms of the loss and the mean cost, [].
             gates: [N, K-1].
             costs: of K exits.
             batch: the batch that gave the gates.
+            target: [N, *S], negative where it does not count. Offsets are of inputs with a target
+                that counts; a process's means weigh as many as there are.
             threshold: the logit above which a gate lets an input leave when the model is used.
 
         Raises:
@@ -119,54 +128,103 @@ class CostPressure(nn.Module):
             ValidationError: if a schedule gives a weight that is negative or not finite.
         """
         if self.target is None:
-            weight = at(self.weight, gates.shape[1] + 1, batch.progress)
-            return gates.new_tensor(_checked_weight(weight))
-        relative = costs.relative(self.unit)
-        scale = _scale(relative.tolist(), self.target)
-        if torch.is_grad_enabled():
-            self._steer(batch.progress, self.target / scale)
-            self._observe(gates, relative / scale, threshold)
-        return (self.found / scale).to(gates)
+            terms, cost = parts(gates)
+            weight = self.given(gates.shape[1] + 1, batch.progress)
+            return [*terms, Term("cost", weight * cost)]
+        check_reach(costs.relative(self.unit).tolist(), self.target)
+        relative = costs.relative(self.unit).to(gates)
+        valid = target >= 0
+        used = valid[..., None].flatten(1).any(1)  # [N]
+        told = gathered(torch.cat([gates - threshold, used[:, None].to(gates)], 1))
+        offset = cost_offset(told[:, :-1], relative, self.target, told[:, -1])
+        shift = offset * torch.is_grad_enabled()
+        learns = torch.is_grad_enabled() and gates.requires_grad
+        terms, cost = parts(gates - shift.requires_grad_(learns))
+        if learns:
+            self._steer(batch.progress, relative)
+            loss = torch.stack([term.value for term in terms]).sum()
+            self._observe(loss, cost, shift, valid.sum())
+        return [*terms, Term("cost", self.found.to(cost) * cost), _anchor(gates, offset)]
+
+    def given(self, num_exits: int, progress: float) -> float:
+        """Lambda where there is no target.
+
+        Raises:
+            ValidationError: if a schedule gives a weight that is negative or not finite.
+        """
+        return _checked_weight(at(self.weight, num_exits, progress))
 
     @torch.no_grad()
-    def _steer(self, progress: float, target: float) -> None:
-        """Where a step has ended, take in its costs and set lambda for the one that begins."""
+    def _steer(self, progress: float, costs: Tensor) -> None:
+        """Where a step has ended, take in its derivatives and set lambda for the next one."""
         now = self.progress.new_tensor(progress)
         # where, not if: to look at a tensor would stall a GPU
         ended = (self.sums[2] > 0) & (now != self.progress)
-        rows = self.sums[2].clamp_min(1)
-        seen = self.seen + rows
-        share = (rows / seen.clamp_max(_WINDOW)).clamp_max(1)
-        means = self.means.lerp(self.sums[:2] / rows, share)
-        # a phase begins where there was none, or where progress falls back
-        origin = torch.where((self.seen == 0) | (now < self.progress), means[0], self.origin)
-        ramp = min(1.0, progress / _RAMP)
-        error = means - origin.lerp(origin.new_tensor(target), ramp)
-        passed = (now - self.progress).clamp(0, _TIME / 10)  # trainings of few steps stay calm
-        added = _GAIN / _TIME * passed * error[0].lerp(error[1], ramp)
-        integral = (self.integral + added).clamp(-_MOST, _MOST)
-        found = (_GAIN * error[0] + integral).clamp(-_MOST, _MOST)
-        new = {"found": found, "integral": integral, "means": means, "seen": seen, "origin": origin}
-        for name, value in new.items():
-            buffer = cast(Tensor, getattr(self, name))
+        num = self.sums[2].clamp_min(1)
+        seen = self.seen + num
+        means = self.means.lerp(self.sums[:2] / num, (num / seen.clamp_max(_WINDOW)).clamp_max(1))
+        most = _MOST / (costs[-1] - costs[0]).clamp_min(1e-6).to(means)
+        # a later exit costs more, so to raise the offset does too: the second one is above 0
+        found = (-means[0] / means[1].clamp_min(1e-6)).clamp(-most, most)
+        for buffer, value in ((self.found, found), (self.means, means), (self.seen, seen)):
             buffer.copy_(torch.where(ended, value, buffer))
         self.sums.masked_fill_(ended, 0)
         self.progress.copy_(now)
 
-    @torch.no_grad()
-    def _observe(self, gates: Tensor, shares: Tensor, threshold: float) -> None:
-        """Add a batch's costs to those of its step."""
-        soft = suffix_costs(gates, shares)[:, 0]
-        hard = hard_costs(gates, shares, threshold)
-        sums = torch.stack([soft.sum(), hard.sum(), hard.new_tensor(float(len(hard)))])
+    def _observe(self, loss: Tensor, cost: Tensor, shift: Tensor, count: Tensor) -> None:
+        """Add a batch's derivatives to those of its step."""
+        slopes = [torch.autograd.grad(value, shift, retain_graph=True)[0] for value in (loss, cost)]
+        sums = torch.stack([*slopes, torch.ones_like(shift)]) * count
         self.sums.add_(total(sums.to(self.sums)))
 
 
-def _scale(costs: list[float], target: float) -> float:
-    """The costs from the first exit's to that of the first exit dearer than the target.
+@torch.no_grad()
+def cost_offset(
+    gates: Tensor, costs: Tensor, target: float, weights: Tensor | None = None
+) -> Tensor:
+    """How far thresholds must rise for the mean cost to be a target, [N, K-1], [K] -> [].
 
-    In the range where inputs have to be moved, lambda must count: between two cheap exits a nat of
-    the full range's is next to nothing.
+    An input leaves at the first gate above the threshold, so at or before exit k if the largest of
+    its first k gates is; each step that it leaves earlier saves the difference of two costs. The
+    offset is where the savings above it add up. Where a range of offsets gives the target, as near
+    as makes no difference, it is the one closest to 0.
+
+    Args:
+        gates: [N, K-1], less the threshold; a NaN stays on.
+        costs: [K], non-decreasing.
+        target: within these.
+        weights: [N], how often each input counts; by default once.
+    """
+    if not gates.numel():
+        return gates.new_zeros(())
+    weights = gates.new_ones(len(gates)) if weights is None else weights
+    saved = ((weights / weights.sum().clamp_min(1e-6))[:, None] * costs.diff()).flatten()
+    highest = gates.nan_to_num(-_FAR).clamp(-_FAR, _FAR).cummax(1).values.flatten()  # [N (K-1)]
+    highest = torch.where(saved > 0, highest, -_FAR)  # what does not count leaves last
+    order = highest.argsort(descending=True)
+    levels = highest[order]
+    levels = torch.cat([levels[:1] + 1, levels, levels[-1:] - 1])  # [N (K-1) + 2]
+    saved = F.pad(saved[order].cumsum(0), (1, 0))  # by the first 0, 1, ... of them
+    wanted, slack = costs[-1] - target, _SLACK * (costs[-1] - costs[0])
+    # so many leave that no less is saved, and the threshold is midway to the next
+    place = torch.searchsorted(saved, torch.stack([wanted - slack, wanted + slack]))
+    place = place.clamp_max(len(saved) - 1)
+    high, low = (levels[place] + levels[place + 1]) / 2
+    return gates.new_zeros(()).clamp(min=low, max=high)
+
+
+def _anchor(gates: Tensor, offset: Tensor) -> Term:
+    """A spring: half the squared offset, and the pull of the offset on every input's gates."""
+    offset = offset.clamp(-_MOST, _MOST)
+    pull = offset * (gates - gates.detach()).sum() / max(1, len(gates))
+    return Term("anchor", _ANCHOR * (offset.square() / 2 + pull))
+
+
+def check_reach(costs: list[float], target: float) -> None:
+    """Check that exits of these costs can spend the target on average.
+
+    Raises:
+        BudgetError: if they cannot.
     """
     first, last = costs[0], costs[-1]
     if not first <= target <= last:
@@ -175,8 +233,6 @@ def _scale(costs: list[float], target: float) -> float:
             f"the original network and the last {last:.4g}, so the reachable range is "
             f"[{first:.4g}, {last:.4g}]"
         )
-    above = next((cost for cost in costs if cost > target), last)
-    return (above - first) or 1.0  # exits of equal costs leave nothing to weigh
 
 
 def _checked_weight(weight: Any) -> float:

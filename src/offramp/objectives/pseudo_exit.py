@@ -43,8 +43,8 @@ class PseudoExit(GatedObjective):
     With ``target_cost`` two things differ, as lambda reaches gates through the tags alone, and
     these weights let a gate open more often than tags say, or never shut where no tag is its own.
     Lambda of the tags is the one at which their mean cost is the target, found by bisection. And
-    ``cost`` is the expected cost by the gates, with a gradient, times what
-    `offramp.objectives.pressure.CostPressure` finds.
+    ``cost`` is the expected cost by the gates, with a gradient, times the lambda that
+    `offramp.objectives.pressure.CostPressure` finds, which also holds the gates at the target.
 
     Fractions and means are those of the inputs of the whole batch that have a target that counts,
     over all processes.
@@ -62,7 +62,7 @@ class PseudoExit(GatedObjective):
     Example:
         >>> objective = PseudoExit(weight=0.5)
         >>> [term.name for term in objective(outputs, batch, costs)]
-        ['nll', 'cost', 'gate/0', 'gate/1']
+        ['nll', 'gate/0', 'gate/1', 'cost']
     """
 
     tags: Tensor  # [rows] int32, -1 for a row that was not looked at; [0] before the first refresh
@@ -90,7 +90,9 @@ class PseudoExit(GatedObjective):
         self.register_buffer("tags", torch.empty(0, dtype=torch.int32))
 
     def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
-        """``nll``, ``cost`` (lambda included) and ``gate/k`` of each gate.
+        """``nll``, ``gate/k`` of each gate, and ``cost``, lambda included.
+
+        With ``target_cost`` also ``anchor``, which holds the gates where the target is met.
 
         Raises:
             ValidationError: if an early exit has no gate, a row has no number or one that the tags
@@ -107,28 +109,37 @@ class PseudoExit(GatedObjective):
         counts = used[:, None].to(losses)  # [N, 1]
         chosen = F.one_hot(tags, num_exits) * counts  # [N, K]
         leave, stay = chosen[:, :-1], counts - chosen[:, :-1]  # [N, K-1]
-        parts = [
-            torch.stack([used.sum(), valid.sum()]).to(losses),
+        here = valid.sum()
+        told = [
+            torch.stack([used.sum(), here]).to(losses),
             (losses * chosen).sum().to(losses)[None],
             chosen.sum(0),
-            (suffix_costs(gates, relative)[:, :1] * counts).sum(0).to(losses),
-            (F.softplus(-gates) * leave).sum(0).to(losses),
-            (F.softplus(gates) * stay).sum(0).to(losses),
         ]
-        sums = summed(torch.cat(parts)).split([1, 1, 1, num_exits, 1, *[num_exits - 1] * 2])
-        rows, num, own, leaving, expected, positive, negative = sums
-        share = leaving / rows.clamp_min(1)  # [K]
-        factor = self.pressure.factor(gates, costs, batch)
-        told = (share * relative.to(share)).sum()  # the cost of the tags, without a gradient
-        cost = told if self.target_cost is None else expected[0] / rows.clamp_min(1)[0]
-        early = share[:-1]
-        taught = ((1 - early) * positive + early * negative) / rows.clamp_min(1)  # [K-1]
-        terms = [
-            Term("nll", (own / num.clamp_min(1))[0]),
-            Term("cost", factor * cost),
-            *(Term(f"gate/{k}", loss) for k, loss in enumerate(taught)),
-        ]
-        return [term._replace(value=of_all(term.value, valid.sum())) for term in terms]
+
+        def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
+            asked = [
+                (suffix_costs(gates, relative)[:, :1] * counts).sum(0).to(losses),
+                (F.softplus(-gates) * leave).sum(0).to(losses),
+                (F.softplus(gates) * stay).sum(0).to(losses),
+            ]
+            sizes = [1, 1, 1, num_exits, 1, num_exits - 1, num_exits - 1]
+            sums = summed(torch.cat([*told, *asked])).split(sizes)
+            rows, num, own, leaving, expected, positive, negative = sums
+            rows = rows.clamp_min(1)
+            share = leaving / rows  # [K]
+            early = share[:-1]
+            taught = ((1 - early) * positive + early * negative) / rows  # [K-1]
+            terms = [
+                Term("nll", (own / num.clamp_min(1))[0]),
+                *(Term(f"gate/{k}", loss) for k, loss in enumerate(taught)),
+            ]
+            # without a target the cost of the tags, which has no gradient
+            of_tags = (share * relative.to(share)).sum()
+            cost = of_tags if self.target_cost is None else (expected / rows)[0]
+            terms = [term._replace(value=of_all(term.value, here)) for term in terms]
+            return terms, of_all(cost, here)
+
+        return self.pressure.weigh(parts, gates, costs, batch, target)
 
     @torch.no_grad()
     def refresh(
@@ -151,7 +162,7 @@ class PseudoExit(GatedObjective):
             numbers.append(_numbers(batch.index, rows).cpu()[used])
             losses.append(mean.cpu()[used])
             if self.target_cost is None:
-                factor = float(self.pressure.factor(stack_gates(outputs), costs, batch))
+                factor = self.pressure.given(len(outputs), batch.progress)
         every = torch.cat(losses)  # [n, K], of this process
         if self.target_cost is not None:
             factor = _factor_for(every, relative, self.target_cost)

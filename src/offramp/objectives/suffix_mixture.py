@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
 from ..mixture import stack_gates, suffix_costs, suffix_log_mixtures
 from ..types import Batch, Costs, ExitOutput, Term
 from .base import register
@@ -31,19 +33,25 @@ class SuffixMixture(GatedObjective):
     Example:
         >>> objective = SuffixMixture(target_cost=0.4)
         >>> [term.name for term in objective(outputs, batch, costs)]
-        ['nll/0', 'nll/1', 'nll/2', 'cost']
+        ['nll/0', 'nll/1', 'nll/2', 'cost', 'anchor']
     """
 
     def forward(self, outputs: Sequence[ExitOutput], batch: Batch, costs: Costs) -> list[Term]:
         """``nll/k`` of the mixture from exit k on, and one ``cost``, lambda included.
+
+        With ``target_cost`` also ``anchor``, which holds the gates where the target is met.
 
         Raises:
             ValidationError: if an early exit has no gate, or a target on the CPU is no class.
             BudgetError: if ``target_cost`` is out of reach.
         """
         gates, target = stack_gates(outputs), self.counted(outputs, batch)
-        mixed = suffix_log_mixtures(self.log_probs(outputs, target), gates).unbind(1)
-        terms = [Term(f"nll/{k}", self.nll(each, target)) for k, each in enumerate(mixed)]
-        # the sum over exits, then the mean over inputs
-        cost = mean_cost(suffix_costs(gates, costs.relative(self.unit)).sum(1))
-        return [*terms, Term("cost", self.pressure.factor(gates, costs, batch) * cost)]
+        log_p, relative = self.log_probs(outputs, target), costs.relative(self.unit)
+
+        def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
+            mixed = suffix_log_mixtures(log_p, gates).unbind(1)
+            terms = [Term(f"nll/{k}", self.nll(each, target)) for k, each in enumerate(mixed)]
+            # the sum over exits, then the mean over inputs
+            return terms, mean_cost(suffix_costs(gates, relative).sum(1))
+
+        return self.pressure.weigh(parts, gates, costs, batch, target)
