@@ -3,8 +3,8 @@
     python benchmarks/eenets_cifar10.py --data $OFFRAMP_DATA/cifar10 --out runs/eenets_cifar10
 
 An EE-ResNet-20 with four early exits, trained in two stages as EENets do: all exits' losses first
-(v0), then the loss of every suffix (v2), with lambda found for a mean cost of .2, .4, .6 and .8. The
-four trainings of the second stage begin at the same weights of the first one. Plain ResNets of
+(v0), then the loss of every suffix (v2), with lambda found for a mean cost of .2, .4, .6 and .8.
+The four trainings of the second stage begin at the same weights of the first one. Plain ResNets of
 depth 20, 14 and 8 have the same two stages: both begin with a fresh optimizer and a fresh rate.
 Everything is scored on test once. What is finished stays: the same command goes on.
 """

@@ -376,7 +376,7 @@ def test_fit_shows_the_phase_and_the_last_validation_figure(tiny, data, monkeypa
             r"\['sgd', 'adam', 'adamw'\] or a function.*'lion'",
         ),
         ({"schedule": "steep"}, ValidationError, r"\['constant', 'cosine'.*'step'\].*'steep'"),
-        ({"precision": "fp8"}, ValidationError, r"\['float32', 'bf16'\], got 'fp8'"),
+        ({"precision": "fp8"}, ValidationError, r"\['float32', 'bf16', 'auto'\], got 'fp8'"),
         ({"train": "tail"}, ValidationError, r"\['all', 'heads', 'gates'\].*from 0 to 2.*'tail'"),
         ({"warmup": 1.0}, ValidationError, r"warmup in \[0, 1\), got 1.0"),
         ({"momentum": 1.0}, ValidationError, r"momentum in \[0, 1\), got 1.0"),

@@ -52,7 +52,7 @@ def fit(
     label_smoothing: float = 0.0,
     mixup: float = 0.0,
     cutmix: float = 0.0,
-    precision: Literal["float32", "bf16"] = "float32",
+    precision: Literal["float32", "bf16", "auto"] = "float32",
     channels_last: bool = False,
     train: Part | Sequence[Part] = "all",
     phases: Sequence[Mapping[str, Any]] = (),
@@ -111,7 +111,8 @@ def fit(
             each batch. Training accuracy is then that of the input with the share as drawn, and
             says little.
         precision: ``bf16`` runs model and objective under autocast; logits become float32 before
-            the objective sees them.
+            the objective sees them. ``auto`` is ``bf16`` where the device has units for it, and
+            ``float32`` where it would be emulated, which takes ten times as long.
         channels_last: lay out weights and inputs of four dimensions channels last.
         train: what learns: ``all``, ``heads`` (the early ones; the last exit is the network's own),
             ``gates``, ``head.K`` or ``gate.K`` of exit K alone, the number of a segment, the name

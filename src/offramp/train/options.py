@@ -47,7 +47,7 @@ class Options:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Literal["float32", "bf16", "auto"] = "float32"
     channels_last: bool = False
     train: Part | Sequence[Part] = "all"
 
@@ -70,7 +70,7 @@ def check_options(options: Options) -> None:
         _within("clip", options.clip, inf, above=True)
     if options.ema is not None:
         _within("ema", options.ema, 1, above=True)
-    one_of("precision", options.precision, ("float32", "bf16"))
+    one_of("precision", options.precision, ("float32", "bf16", "auto"))
     for name in ("nesterov", "channels_last"):
         one_of(name, getattr(options, name), (True, False))
     _check_milestones(options.milestones)

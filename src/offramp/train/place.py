@@ -25,7 +25,10 @@ class Place(NamedTuple):
 
     def of(self, options: Options) -> Place:
         """This device, with the precision and layout of a phase."""
-        return self._replace(precision=options.precision, channels_last=options.channels_last)
+        precision = options.precision
+        if precision == "auto":
+            precision = "bf16" if has_bf16(self.device) else "float32"
+        return self._replace(precision=precision, channels_last=options.channels_last)
 
     def settle(self, *modules: nn.Module) -> None:
         """Move modules to the device and into the layout."""
@@ -48,6 +51,13 @@ class Place(NamedTuple):
             if self.precision == "bf16"
             else nullcontext()
         )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bf16; a processor without AVX-512 or its like emulates it."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def check_layout(model: MultiExitModel, place: Place) -> None:
