@@ -202,7 +202,9 @@ def test_eenets_recipe_has_gates_and_a_target_cost_within_reach(name: str) -> No
 def test_eenets_recipe_has_the_published_settings(name: str) -> None:
     config = load_config(f"eenets_{name}")
     train, model = config.train.options, config.model
-    assert (train["epochs"], train["batch_size"], train["optimizer"]) == (150, 32, "adam")
+    assert [phase["epochs"] for phase in config.train.phases] == [25, 125]
+    assert config.train.phases[0]["objective"]["name"] == "joint"
+    assert (train["batch_size"], train["optimizer"]) == (32, "adam")
     assert (train["lr"], train["weight_decay"], train["schedule"]) == (1e-3, 1e-4, "constant")
     assert config.objective.plain() == {"name": "suffix_mixture", "target_cost": 0.2}
     assert (model.name, model.options["placement"]) == ("ee_resnet", "fine")
