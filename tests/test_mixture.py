@@ -11,7 +11,6 @@ from torch import Tensor
 from offramp.errors import ValidationError
 from offramp.mixture import (
     exit_log_probs,
-    hard_costs,
     stack_gates,
     suffix_costs,
     suffix_log_mixtures,
@@ -83,13 +82,6 @@ def test_the_first_suffix_is_the_expectation_over_exits():
     gates, costs = drawn(7, 3), torch.tensor([0.2, 0.5, 0.7, 1.0], dtype=torch.float64)
     leave = exit_log_probs(gates).exp()
     torch.testing.assert_close(suffix_costs(gates, costs)[:, 0], leave @ costs, **EXACT)
-
-
-def test_hard_costs_are_those_of_the_first_gate_above_the_threshold():
-    costs = torch.tensor([0.2, 0.5, 1.0])
-    gates = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, 0.0], [0.5, -9.0], [math.nan, -1.0]])
-    assert hard_costs(gates, costs).tolist() == pytest.approx([0.2, 0.5, 1.0, 0.2, 1.0])
-    assert hard_costs(gates, costs, 0.9).tolist() == pytest.approx([0.2, 0.5, 1.0, 1.0, 1.0])
 
 
 def test_a_network_of_one_exit_leaves_there():

@@ -88,18 +88,6 @@ def suffix_costs(gates: Tensor, costs: Tensor) -> Tensor:
     return torch.stack(means[::-1], 1)
 
 
-def hard_costs(gates: Tensor, costs: Tensor, threshold: float = 0.0) -> Tensor:
-    """Cost of each input that leaves at the first gate above a threshold, [N, K-1], [K] -> [N].
-
-    Args:
-        gates: [N, K-1]; a NaN stays on.
-        costs: [K].
-        threshold: a logit; 0 is a probability of one half, as published.
-    """
-    leave = F.pad((gates > threshold).int(), (0, 1), value=1)  # [N, K], everyone at the last exit
-    return costs.to(wide(gates))[leave.argmax(1)]  # argmax takes the first
-
-
 def wide(tensor: Tensor) -> Tensor:
     """In float32 or wider: log-probabilities in bf16 have two or three digits."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

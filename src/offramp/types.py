@@ -35,6 +35,7 @@ class Batch(NamedTuple):
     target: Tensor  # [N, *S]
     index: Tensor  # pyright: ignore[reportIncompatibleMethodOverride]  # [N], row of the data set
     progress: float  # 0 at the start of the phase, 1 at its end
+    share: float = 1.0  # of its terms in the loss, where inputs are mixed with others' targets
 
 
 class Term(NamedTuple):

@@ -43,6 +43,16 @@ TABLE: list[tuple[str, str]] = [
     ("train digits model.depth=9 --out HERE/new", "wanted a depth of 6n + 2"),
     ("train digits model.in_channels=3 --out HERE/new", "does not take inputs of shape 1x8x8"),
     ("train digits budgets=[0.01] --out HERE/new", "a budget of 0.01 is out of reach"),
+    (
+        "train digits model.gate=true --out HERE/new "
+        'train.phases=[{"epochs":1},{"epochs":1,"objective":{"name":"mixture","target_cost":0.01}}]',
+        "a target_cost of 0.01 is out of reach",
+    ),
+    (
+        "train digits --out HERE/new "
+        'train.phases=[{"epochs":1},{"epochs":1,"objective":{"name":"distill","objective":"mixture"}}]',
+        "wanted a gate at each of the",
+    ),
     ("train folder data.path=HERE/empty", "in HERE/empty, got [], and no images"),
     ("train digits --out HERE/file/new", "HERE/file/new"),
     ("train digits train.lr=fast --out HERE/new", "train.lr: got 'fast', wanted a number"),

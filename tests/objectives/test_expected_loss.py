@@ -51,11 +51,12 @@ def literal(gates: list[float], values: list[float]) -> float:
 
 
 def wanted(outs: list[ExitOutput], target: Tensor) -> tuple[float, float]:
-    """E_CE over the targets that count, and E_cost over inputs."""
+    """E_CE over the targets that count, and E_cost over inputs that have one."""
     losses, spent = [], []
     for n in range(len(target)):
         gates = [float(out.gate[n]) for out in outs[:-1]]
-        spent.append(literal(gates, COSTS.relative().tolist()))
+        if bool((target[n] >= 0).any()):
+            spent.append(literal(gates, COSTS.relative().tolist()))
         flat = [out.logits[n].reshape(4, -1) for out in outs]
         for position, label in enumerate(target[n].reshape(-1).tolist()):
             if label >= 0:

@@ -50,10 +50,10 @@ def literal(outs: list[ExitOutput], target: list[int], costs: list[float]) -> tu
             own = softmax(outs[k].logits[n].tolist())
             mixed = [leave * a + (1 - leave) * b for a, b in zip(own, mixed, strict=True)]
             cost = leave * costs[k] + (1 - leave) * cost
-        spent.append(cost)
         if label >= 0:
+            spent.append(cost)
             losses.append(-math.log(mixed[label]))
-    return sum(losses) / max(1, len(losses)), sum(spent) / len(spent)
+    return sum(losses) / max(1, len(losses)), sum(spent) / max(1, len(spent))
 
 
 def values(objective: Objective, outs: list[ExitOutput], told: Batch) -> dict[str, float]:

@@ -12,17 +12,25 @@ from torch import Tensor, nn
 import offramp
 from offramp.errors import BudgetError
 from offramp.heads import LinearHead
-from offramp.mixture import exit_log_probs, hard_costs, suffix_costs
+from offramp.mixture import exit_log_probs, suffix_costs
 from offramp.objectives import pressure as module
 from offramp.objectives.pressure import CostPressure, Parts, cost_offset
-from offramp.types import Batch, Costs, Term
+from offramp.train.mixing import Partner, ask
+from offramp.types import Batch, Costs, ExitOutput, Term
 
 COSTS = Costs.from_relative([0.2, 0.5, 1.0])
 RELATIVE = COSTS.relative()
+NAMES = ("mixture", "suffix_mixture", "batch_mixture", "pseudo_exit", "expected_loss")
 
 
 def batch(progress: float, rows: int = 1) -> Batch:
     return Batch(torch.zeros(rows), torch.zeros(rows).long(), torch.arange(rows), progress)
+
+
+def hard_costs(gates: Tensor, costs: Tensor, threshold: float = 0.0) -> Tensor:
+    """Cost of each input that leaves at the first gate above a threshold, [N, K-1] -> [N]."""
+    leave = nn.functional.pad((gates > threshold).int(), (0, 1), value=1)
+    return costs[leave.argmax(1)]
 
 
 def drawn(rows: int, seed: int = 0) -> Tensor:
@@ -129,6 +137,29 @@ def test_offset_counts_inputs_by_their_weights_and_no_nan():
     broken = torch.cat([gates[:40], torch.full((40, 2), math.nan)])
     spent = hard_costs(broken, RELATIVE, float(cost_offset(broken, RELATIVE, 0.7))).mean()
     assert float(spent) == pytest.approx(0.7, abs=0.01)
+
+
+@pytest.mark.parametrize("target", [0.3, 0.5, 0.8])
+def test_offset_of_few_inputs_is_as_often_above_as_below_the_target(target):
+    spent = []
+    for seed in range(400):
+        gates = drawn(8, seed).detach()
+        spent.append(hard_costs(gates, RELATIVE, float(cost_offset(gates, RELATIVE, target))))
+    assert float(torch.cat(spent).mean()) == pytest.approx(target, abs=0.01)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_of_which_nothing_counts_pulls_no_gate(name):
+    gates = drawn(4).detach().float().split(1, 1)
+    gates = [gate.squeeze(1).requires_grad_() for gate in gates]
+    outs = [ExitOutput(torch.randn(4, 3), gate) for gate in (*gates, None)]
+    ignored = torch.full((4,), -100)
+    objective = offramp.create_objective(name, target_cost=0.4)
+    told = Batch(torch.zeros(4), ignored, torch.arange(4), 0.1)
+    terms = objective(outs, told, COSTS)
+    torch.stack([term.value for term in terms]).sum().backward()
+    assert [float(term.value.detach()) for term in terms] == [0] * len(terms)
+    assert all(not gate.grad.any() for gate in gates)
 
 
 def test_gates_are_looked_at_from_where_the_target_is_met():
@@ -244,16 +275,10 @@ def test_gates_under_the_same_losses_collapse_with_a_fixed_lambda(weight):
     assert spent.unique().tolist() == pytest.approx([0.2])
 
 
-NAMES = [
-    "suffix_mixture",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("mixture", "batch_mixture", "pseudo_exit", "expected_loss")
-    ),
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [n if n == "suffix_mixture" else pytest.param(n, marks=pytest.mark.slow) for n in NAMES],
+)
 def test_network_on_digits_lands_near_its_target_at_no_single_exit(name):
     """A residual network whose exits all know the training images before long."""
     digits = offramp.create_dataset("digits")
@@ -310,17 +335,51 @@ def test_nothing_changes_where_no_gate_learns():
         assert torch.equal(value, before[name])
 
 
-def test_inputs_whose_targets_do_not_count_move_nothing():
-    whole, more = CostPressure(target=0.4), CostPressure(target=0.4)
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_whose_targets_do_not_count_move_nothing(name):
+    whole, more = (offramp.create_objective(name, target_cost=0.4) for _ in range(2))
     for step in range(5):
-        gates, told = drawn(16, step), batch(step / 5)
-        weigh(whole, gates, step / 5)
-        others = torch.cat([gates, drawn(16, 99) + 5])
-        target = torch.cat([torch.zeros(16), torch.full((16,), -100)]).long()
-        parts = lambda gates: parts_of(16)(gates[:16])  # noqa: E731
-        more.weigh(parts, others, COSTS, told, target)
-    for name, value in whole.state_dict().items():
-        torch.testing.assert_close(more.state_dict()[name], value)
+        gates = drawn(48, step).detach()
+        logits = torch.randn(48, 3, 3, generator=torch.Generator().manual_seed(step)).double()
+        target = (torch.arange(48) % 3).masked_fill(torch.arange(48) >= 16, -100)
+        for objective, rows in ((whole, 16), (more, 48)):
+            asked = gates[:rows].clone().requires_grad_()
+            outs = [ExitOutput(logits[:rows, k], asked[:, k] if k < 2 else None) for k in range(3)]
+            told = Batch(torch.zeros(rows), target[:rows], torch.arange(rows), step / 5)
+            torch.stack([term.value for term in objective(outs, told, COSTS)]).sum().backward()
+            assert not asked.grad[16:].any()
+    assert float(whole.pressure.found) != 0
+    for key, value in whole.state_dict().items():
+        torch.testing.assert_close(more.state_dict()[key], value)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_mixed_inputs_count_by_their_shares(name):
+    """A partner of share 0 is none, and training goes through the objective twice a step."""
+    objective, other = (offramp.create_objective(name, target_cost=0.4) for _ in range(2))
+    gates = drawn(16).detach().requires_grad_()
+    outs = [
+        ExitOutput(torch.randn(16, 3).double(), gates[:, k] if k < 2 else None) for k in range(3)
+    ]
+    target = torch.arange(16) % 3
+    for progress in (0.1, 0.2):
+        told = Batch(torch.zeros(16), target, torch.arange(16), progress)
+        ask(objective, outs, told, COSTS)
+        ask(other, outs, told, COSTS, Partner(told._replace(target=target.flip(0)), 1.0))
+    assert float(other.pressure.found) == pytest.approx(float(objective.pressure.found))
+    assert float(other.pressure.seen) == float(objective.pressure.seen) == 16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fit_takes_mixed_inputs(name):
+    torch.manual_seed(0)
+    segments = [nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)]
+    model = offramp.MultiExitModel(segments, [LinearHead(4, 3, gate=k < 2) for k in range(3)])
+    objective = offramp.create_objective(name, target_cost=0.5)
+    data = torch.randn(40, 4), torch.randint(3, (40,))
+    options = {"epochs": 2, "batch_size": 10, "costs": COSTS, "mixup": 0.2}
+    history = offramp.fit(model, data, objective, progress=False, **options)
+    assert all(math.isfinite(value) for value in history[-1]["terms"].values())
 
 
 def test_costs_are_those_of_all_processes(monkeypatch):

@@ -41,10 +41,10 @@ def literal(outs: list[ExitOutput], target: list[int], first: int) -> tuple[floa
             right += reached * leave * probs[max(label, 0)]
             cost += reached * leave * COSTS.relative().tolist()[k]
             reached *= 1 - leave
-        spent += cost
         if label >= 0:
+            spent += cost
             loss, counted = loss - math.log(right), counted + 1
-    return loss / counted, spent / len(target)
+    return loss / counted, spent / counted
 
 
 @pytest.mark.parametrize("weight", [1.0, 0.7])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -125,6 +126,13 @@ def test_tune_takes_absolute_budgets_units_and_speedups() -> None:
     same = [tuned(budget=Budget(5.0, "latency_ms")), tuned(budget=0.625, unit="latency_ms")]
     assert [point.cost for point in same] == [faster.cost] * 2
     assert tuned(budget=Budget(6.0)).cost == pytest.approx(0.6, abs=0.01)
+
+
+def test_tune_takes_a_last_exit_that_is_measured_faster_than_the_network() -> None:
+    """As may be where its measured time is all but the network's: any gates are fast enough."""
+    data = made_up(300)
+    times = replace(TIMED, latency_ms=torch.tensor([3.0, 5.0, 7.9]))
+    assert tune_gates(data, data, times, speedup=1.0, how=FAST).cost <= 7.9 / 8
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.02, 0.1, 1.0])

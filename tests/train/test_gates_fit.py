@@ -144,7 +144,63 @@ def test_wide_features_are_reduced_to_where_they_vary_most(monkeypatch: pytest.M
     assert float(left.std() / hidden.std()) < 0.02  # what was hidden can be read off
 
 
+@pytest.mark.parametrize("num", [40, 64, 300])
+def test_wide_features_of_other_rows_stay_as_large_as_those_fitted_on(
+    monkeypatch: pytest.MonkeyPatch, num: int
+) -> None:
+    """Of N rows at most N - 1 directions vary; the rest, over its spread, would explode."""
+    monkeypatch.setattr(gate_lens, "WIDEST", 50)
+    monkeypatch.setattr(gate_lens, "LEADING", 64)
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(num + 500, 400, generator=generator)
+    lens = Lens(features[:num])
+    width = lens.inputs.shape[1]
+    assert width == min(num - 1, 64)
+    weights, bias = lens.fold(torch.eye(width), torch.zeros(width))
+    others = features[num:] @ weights.T + bias
+    assert float(others.std(0).max()) < 5
+
+
+def test_wide_features_that_do_not_vary_leave_nothing_to_learn_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gate_lens, "WIDEST", 5)
+    lens = Lens(torch.ones(20, 8))
+    assert lens.inputs.shape == (20, 0)
+    weights, bias = lens.fold(torch.zeros(0, 2), torch.tensor([1.0, 2.0]))
+    assert not weights.any() and bias.tolist() == [1, 2]
+
+
 # ----------------------------------------------------------------------- the fit
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rows": 0}, "rows as a whole number above 0, got 0"),
+        ({"steps": -1}, "steps as a whole number above 0, got -1"),
+        ({"steps": 1.5}, "steps as a whole number above 0, got 1.5"),
+        ({"lr": math.nan}, "lr as a finite number above 0, got nan"),
+        ({"decay": -1.0}, "decay as a finite number of at least 0, got -1.0"),
+        ({"softness": True}, "softness as a finite number of at least 0, got True"),
+    ],
+)
+def test_bad_fitting_is_told(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        fit_gates(made_up(50), COSTS, 0.3, how=Fitting(**options))  # type: ignore[arg-type]
+
+
+def test_rows_that_do_not_count_teach_no_gate() -> None:
+    data, how = made_up(200), Fitting(steps=30)
+    other = made_up(100, seed=1)
+    more = GateData(
+        [torch.cat(pair) for pair in zip(data.features, other.features, strict=True)],
+        torch.cat([data.losses, torch.zeros(100, 3)]),
+        torch.cat([data.right, other.right]),
+        torch.cat([data.units, torch.zeros(100)]),
+    )
+    wanted, found = fit_gates(data, COSTS, 0.3, how=how), fit_gates(more, COSTS, 0.3, how=how)
+    assert all(torch.equal(a, b) for a, b in zip(wanted.weights, found.weights, strict=True))
+
+
 def test_put_gates_give_the_logits_of_the_replay_and_change_nothing_else() -> None:
     torch.manual_seed(0)
     heads = [LinearHead(6, 4, gate=k < 2) for k in range(3)]

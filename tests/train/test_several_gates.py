@@ -23,6 +23,7 @@ from offramp.objectives.base import Objective
 from offramp.objectives.batch_mixture import BatchMixture
 from offramp.objectives.joint import Joint
 from offramp.objectives.pseudo_exit import PseudoExit
+from offramp.objectives.suffix_mixture import SuffixMixture
 from offramp.train import fit
 from offramp.train.checkpoint import load_tensors, save_tensors
 from offramp.train.world import World
@@ -49,8 +50,14 @@ RUNS: dict[str, dict[str, Any]] = {  # of 50 rows; a last batch of 3 or 1 falls 
     "several": {"objective": lambda: BatchMixture(0.5), "batch_size": 7, "accumulate": 3},
     "tags": {"objective": lambda: PseudoExit(0.3), "batch_size": 47, "epochs": 3},
     "target": {"objective": lambda: PseudoExit(target_cost=0.5), "batch_size": 10},
+    "suffixes": {"objective": lambda: SuffixMixture(target_cost=0.5), "batch_size": 47},
     "ignored": {"objective": lambda: PseudoExit(0.3), "batch_size": 9, "ignore": True},
     "mixed": {"objective": lambda: PseudoExit(0.3), "batch_size": 49, "mixup": 0.4},
+    "mixed suffixes": {
+        "objective": lambda: SuffixMixture(target_cost=0.5),
+        "batch_size": 49,
+        "mixup": 0.4,
+    },
 }
 
 
@@ -183,7 +190,7 @@ def test_summed_has_the_sum_and_the_gradient_of_its_own_summand(ends):
         assert came["summed"].tolist() == [[3.0, 3.0], [6.0, 6.0]]
 
 
-@pytest.mark.parametrize("name", [name for name in RUNS if name != "mixed"])
+@pytest.mark.parametrize("name", [name for name in RUNS if not name.startswith("mixed")])
 def test_fit_of_two_processes_ends_with_the_weights_tags_and_losses_of_one(ends, name):
     wanted = {key: v for key, v in ends[0][0].items() if key.startswith(f"{name}/")}
     for came, histories in ends[1:]:

@@ -227,6 +227,11 @@ def counted(target: Tensor, num_classes: int, ignore_index: int = -100) -> Tenso
     return target
 
 
+def counting(target: Tensor) -> Tensor:
+    """Which inputs have a target that counts, as `counted` gives them, [N, *S] -> [N] bool."""
+    return (target >= 0)[..., None].flatten(1).any(1)
+
+
 def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Mean cross-entropy over the targets that count, []; 0 where none does.
 

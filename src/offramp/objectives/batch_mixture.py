@@ -21,7 +21,7 @@ from torch import Tensor
 from ..mixture import stack_gates
 from ..together import of_all, summed
 from ..types import Batch, Costs, ExitOutput, Term
-from .base import register
+from .base import counting, register
 from .gated import GatedObjective
 
 
@@ -60,11 +60,9 @@ class BatchMixture(GatedObjective):
         """
         num_exits = len(outputs)
         gates, target = stack_gates(outputs), self.counted(outputs, batch)
-        valid = target >= 0  # [N, *S]
-        used = valid.reshape(len(valid), -1).any(1)  # [N]
+        used, here = counting(target), (target >= 0).sum()
         each = self.log_probs(outputs, target).unbind(1)
-        losses = torch.stack([self.nll(log_p, target) for log_p in each]) * valid.sum()  # [K]
-        here = valid.sum()
+        losses = torch.stack([self.nll(log_p, target) for log_p in each]) * here  # [K]
 
         def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
             leave = F.pad(gates.sigmoid(), (0, 1), value=1.0)  # [N, K]

@@ -20,15 +20,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ValidationError
-from ..mixture import exit_log_probs, stack_gates, suffix_costs, wide
+from ..mixture import exit_log_probs, stack_gates, suffix_costs
 from ..types import Batch, Costs, ExitOutput, Term
-from .base import Scheduled, at, register, resized, scheduled
-from .gated import GatedObjective, mean_cost
+from .base import Scheduled, at, register, scheduled
+from .gated import GatedObjective, exit_losses, mean_cost
 
 
 @register("expected_loss")
@@ -90,34 +88,21 @@ class ExpectedLoss(GatedObjective):
             BudgetError: if ``target_cost`` is out of reach.
         """
         gates, target = stack_gates(outputs), self.counted(outputs, batch)
-        losses, relative = self._losses(outputs, target), costs.relative(self.unit)
+        losses = exit_losses(outputs, target, self.label_smoothing)  # [N, K, *S]
+        relative = costs.relative(self.unit)
         count = (target >= 0).sum()
 
         def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
             leave = exit_log_probs(gates).exp()
             leave = leave.reshape(*leave.shape, *[1] * (losses.dim() - 2))  # [N, K, 1...]
             loss = (leave * losses).sum() / count.clamp_min(1)
-            return [Term("ce", loss)], mean_cost(suffix_costs(gates, relative)[:, 0])
+            return [Term("ce", loss)], mean_cost(suffix_costs(gates, relative)[:, 0], target)
 
         if self.alpha is None:
             return self.pressure.weigh(parts, gates, costs, batch, target)
         (term,), cost = parts(gates)
         alpha = _share(at(self.alpha, len(outputs), batch.progress))
         return [Term("ce", (1 - alpha) * term.value), Term("cost", alpha * cost)]
-
-    def _losses(self, outputs: Sequence[ExitOutput], target: Tensor) -> Tensor:
-        """Cross-entropy of every exit, [N, K, *S]; 0 where a target does not count."""
-        losses = [
-            F.cross_entropy(
-                resized(wide(out.logits), target),
-                target,
-                ignore_index=-100,
-                reduction="none",
-                label_smoothing=self.label_smoothing,
-            )
-            for out in outputs
-        ]
-        return torch.stack(losses, 1)
 
 
 def _share(alpha: Any) -> float:

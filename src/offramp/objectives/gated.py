@@ -10,7 +10,15 @@ from torch import Tensor
 
 from ..mixture import wide
 from ..types import Batch, ExitOutput
-from .base import Objective, Scheduled, check_smoothing, counted, cross_entropy, resized
+from .base import (
+    Objective,
+    Scheduled,
+    check_smoothing,
+    counted,
+    counting,
+    cross_entropy,
+    resized,
+)
 from .pressure import CostPressure
 
 
@@ -60,13 +68,10 @@ class GatedObjective(Objective):
             [N, K, *S], of the targets and 0 where these do not count; [N, K, C, *S], of all
             classes, where labels are smoothed.
         """
-        logits = [resized(wide(out.logits), target) for out in outputs]
         if self.label_smoothing:
+            logits = [resized(wide(out.logits), target) for out in outputs]
             return torch.stack([each.log_softmax(1) for each in logits], 1)
-        losses = [
-            F.cross_entropy(each, target, ignore_index=-100, reduction="none") for each in logits
-        ]
-        return -torch.stack(losses, 1)
+        return -exit_losses(outputs, target)
 
     def nll(self, log_p: Tensor, target: Tensor) -> Tensor:
         """Mean negative log-likelihood over the targets that count, [].
@@ -81,6 +86,24 @@ class GatedObjective(Objective):
         return -log_p.masked_fill(~counts, 0).sum() / counts.sum().clamp_min(1)
 
 
-def mean_cost(costs: Tensor) -> Tensor:
-    """Mean over inputs, [N] -> []; 0 of none."""
-    return costs.sum() / max(1, len(costs))
+def exit_losses(
+    outputs: Sequence[ExitOutput], target: Tensor, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy of every exit, [N, K, *S]; 0 where a target does not count."""
+    losses = [
+        F.cross_entropy(
+            resized(wide(out.logits), target),
+            target,
+            ignore_index=-100,
+            reduction="none",
+            label_smoothing=label_smoothing,
+        )
+        for out in outputs
+    ]
+    return torch.stack(losses, 1)
+
+
+def mean_cost(costs: Tensor, target: Tensor) -> Tensor:
+    """Mean over inputs with a target that counts, [N], [N, *S] -> []; 0 of none."""
+    used = counting(target)
+    return (costs * used).sum() / used.sum().clamp_min(1)

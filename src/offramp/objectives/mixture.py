@@ -50,7 +50,7 @@ class Mixture(GatedObjective):
 
         def parts(gates: Tensor) -> tuple[list[Term], Tensor]:
             mixed = suffix_log_mixtures(log_p, gates)[:, 0]
-            cost = mean_cost(suffix_costs(gates, relative)[:, 0])
+            cost = mean_cost(suffix_costs(gates, relative)[:, 0], target)
             return [Term("nll", self.nll(mixed, target))], cost
 
         return self.pressure.weigh(parts, gates, costs, batch, target)

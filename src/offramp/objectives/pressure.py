@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import BudgetError, ValidationError
 from ..together import gathered, total
 from ..types import UNITS, Batch, Costs, Term
-from .base import Scheduled, at, scheduled
+from .base import Scheduled, at, counting, scheduled
 
 Parts = Callable[[Tensor], tuple[list[Term], Tensor]]  # of gates: terms of the loss, mean cost []
 
@@ -59,7 +59,8 @@ class CostPressure(nn.Module):
         weight: lambda, where there is no target: a number, or a schedule, see
             `offramp.objectives.base.scheduled`.
         target: the mean cost to land at, relative to the original network's; the cost is that of
-            inputs as they come in training. A loop of one's own must let ``Batch.progress`` rise.
+            inputs as they come in training, of which a step needs 16 or more to say much. A loop
+            of one's own must let ``Batch.progress`` rise.
         unit: of the costs.
 
     Raises:
@@ -133,8 +134,7 @@ class CostPressure(nn.Module):
             return [*terms, Term("cost", weight * cost)]
         check_reach(costs.relative(self.unit).tolist(), self.target)
         relative = costs.relative(self.unit).to(gates)
-        valid = target >= 0
-        used = valid[..., None].flatten(1).any(1)  # [N]
+        valid, used = target >= 0, counting(target)
         told = gathered(torch.cat([gates - threshold, used[:, None].to(gates)], 1))
         offset = cost_offset(told[:, :-1], relative, self.target, told[:, -1])
         shift = offset * torch.is_grad_enabled()
@@ -143,8 +143,9 @@ class CostPressure(nn.Module):
         if learns:
             self._steer(batch.progress, relative)
             loss = torch.stack([term.value for term in terms]).sum()
-            self._observe(loss, cost, shift, valid.sum())
-        return [*terms, Term("cost", self.found.to(cost) * cost), _anchor(gates, offset)]
+            self._observe(loss, cost, shift, valid.sum() * batch.share)
+        factor = self.found.to(cost, copy=True)  # the next batch may change it before backward
+        return [*terms, Term("cost", factor * cost), _anchor(gates, offset, used)]
 
     def given(self, num_exits: int, progress: float) -> float:
         """Lambda where there is no target.
@@ -186,8 +187,9 @@ def cost_offset(
 
     An input leaves at the first gate above the threshold, so at or before exit k if the largest of
     its first k gates is; each step that it leaves earlier saves the difference of two costs. The
-    offset is where the savings above it add up. Where a range of offsets gives the target, as near
-    as makes no difference, it is the one closest to 0.
+    offset is where the savings above it add up. Of few inputs none may give the target; then it is
+    one that comes nearest. Where a range of offsets gives it, as near as makes no difference, it is
+    the one closest to 0; and 0 where nothing counts.
 
     Args:
         gates: [N, K-1], less the threshold; a NaN stays on.
@@ -205,18 +207,19 @@ def cost_offset(
     levels = highest[order]
     levels = torch.cat([levels[:1] + 1, levels, levels[-1:] - 1])  # [N (K-1) + 2]
     saved = F.pad(saved[order].cumsum(0), (1, 0))  # by the first 0, 1, ... of them
-    wanted, slack = costs[-1] - target, _SLACK * (costs[-1] - costs[0])
-    # so many leave that no less is saved, and the threshold is midway to the next
-    place = torch.searchsorted(saved, torch.stack([wanted - slack, wanted + slack]))
-    place = place.clamp_max(len(saved) - 1)
-    high, low = (levels[place] + levels[place + 1]) / 2
-    return gates.new_zeros(()).clamp(min=low, max=high)
+    off = (saved - (costs[-1] - target)).abs()
+    # so many leave that as much is saved as wanted, and the threshold is midway to the next
+    meets = (off <= torch.maximum(off.min(), _SLACK * (costs[-1] - costs[0]))).int()
+    first, last = meets.argmax(), len(meets) - 1 - meets.flip(0).argmax()
+    high, low = ((levels[place] + levels[place + 1]) / 2 for place in (first, last))
+    offset = gates.new_zeros(()).clamp(min=low, max=high)
+    return torch.where(saved[-1] > 0, offset, 0.0)  # else nothing counts, or there is no choice
 
 
-def _anchor(gates: Tensor, offset: Tensor) -> Term:
-    """A spring: half the squared offset, and the pull of the offset on every input's gates."""
+def _anchor(gates: Tensor, offset: Tensor, used: Tensor) -> Term:
+    """A spring: half the squared offset, and the pull of the offset on gates that are used, [N]."""
     offset = offset.clamp(-_MOST, _MOST)
-    pull = offset * (gates - gates.detach()).sum() / max(1, len(gates))
+    pull = offset * ((gates - gates.detach()).sum(1) * used).sum() / used.sum().clamp_min(1)
     return Term("anchor", _ANCHOR * (offset.square() / 2 + pull))
 
 

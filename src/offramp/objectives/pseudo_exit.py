@@ -25,11 +25,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ValidationError
-from ..mixture import stack_gates, suffix_costs, wide
+from ..mixture import stack_gates, suffix_costs
 from ..together import of_all, summed, total
 from ..types import Batch, Costs, ExitOutput, Term
-from .base import Scheduled, register, resized
-from .gated import GatedObjective
+from .base import Scheduled, counting, register
+from .gated import GatedObjective, exit_losses
 
 
 @register("pseudo_exit")
@@ -42,7 +42,8 @@ class PseudoExit(GatedObjective):
 
     With ``target_cost`` two things differ, as lambda reaches gates through the tags alone, and
     these weights let a gate open more often than tags say, or never shut where no tag is its own.
-    Lambda of the tags is the one at which their mean cost is the target, found by bisection. And
+    Lambda of the tags is the least at which their mean cost is at most the target, found by
+    bisection; where it is less, rows whose losses tie all went to the earlier exit. And
     ``cost`` is the expected cost by the gates, with a gradient, times the lambda that
     `offramp.objectives.pressure.CostPressure` finds, which also holds the gates at the target.
 
@@ -104,7 +105,7 @@ class PseudoExit(GatedObjective):
         relative = costs.relative(self.unit)
         tags = self.exits_of(batch.index, num_exits).to(gates.device)  # [N]
         valid = target >= 0  # [N, *S]
-        used = valid.reshape(len(valid), -1).any(1)  # [N]
+        used = counting(target)  # [N]
         losses = _losses(outputs, target, self.label_smoothing)  # [N, K]
         counts = used[:, None].to(losses)  # [N, 1]
         chosen = F.one_hot(tags, num_exits) * counts  # [N, K]
@@ -156,7 +157,7 @@ class PseudoExit(GatedObjective):
         factor = 0.0
         for outputs, batch in answers:
             target = self.counted(outputs, batch)
-            each = (target >= 0).reshape(len(target), -1).sum(1)  # [N], positions that count
+            each = (target >= 0)[..., None].flatten(1).sum(1)  # [N], positions that count
             mean = _losses(outputs, target) / each.clamp_min(1)[:, None]  # [N, K]
             used = (each > 0).cpu()
             numbers.append(_numbers(batch.index, rows).cpu()[used])
@@ -204,17 +205,7 @@ class PseudoExit(GatedObjective):
 
 def _losses(outputs: Sequence[ExitOutput], target: Tensor, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of every exit for each row, summed over the positions that count, [N, K]."""
-    found = [
-        F.cross_entropy(
-            resized(wide(out.logits), target),
-            target,
-            ignore_index=-100,
-            reduction="none",
-            label_smoothing=smoothing,
-        )
-        for out in outputs
-    ]
-    return torch.stack([each.reshape(len(each), -1).sum(1) for each in found], 1)
+    return exit_losses(outputs, target, smoothing)[..., None].flatten(2).sum(2)
 
 
 def _factor_for(losses: Tensor, costs: Tensor, target: float) -> float:

@@ -52,6 +52,6 @@ class SuffixMixture(GatedObjective):
             mixed = suffix_log_mixtures(log_p, gates).unbind(1)
             terms = [Term(f"nll/{k}", self.nll(each, target)) for k, each in enumerate(mixed)]
             # the sum over exits, then the mean over inputs
-            return terms, mean_cost(suffix_costs(gates, relative).sum(1))
+            return terms, mean_cost(suffix_costs(gates, relative).sum(1), target)
 
         return self.pressure.weigh(parts, gates, costs, batch, target)

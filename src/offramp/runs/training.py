@@ -18,11 +18,13 @@ from ..data.base import Splits
 from ..errors import RunError, ValidationError
 from ..files import write_text
 from ..model import MultiExitModel
+from ..objectives.base import Objective
+from ..objectives.gated import GatedObjective
 from ..records import record
 from ..train.loop import fit
 from ..train.world import World
 from ..trees import move
-from ..types import Costs
+from ..types import Batch, Costs, ExitOutput
 from .build import (
     answers_with,
     dry_run,
@@ -131,7 +133,9 @@ def _train(run: Run, config: Config, *, resume: bool, device: torch.device, prog
         objective, options = make_objective(config.objective.plain()), _options(config)
         splits = make_data(config)
         model = make_model(config, splits).to(device)
-        costs = _checked(config, model, splits)
+        phases = options["phases"] or [{}]
+        taught = [phase.get("objective", objective) for phase in phases]
+        costs = _checked(config, model, splits, taught)
         fit(
             model,
             splits.train,
@@ -151,8 +155,13 @@ def _train(run: Run, config: Config, *, resume: bool, device: torch.device, prog
     world.barrier()
 
 
-def _checked(config: Config, model: MultiExitModel, splits: Splits) -> Costs:
-    """Costs of a model that takes the data, in training too, and what is to be fitted to it."""
+def _checked(
+    config: Config, model: MultiExitModel, splits: Splits, taught: Sequence[Objective]
+) -> Costs:
+    """Costs of a model that takes the data, in training too, and what is to be fitted to it.
+
+    The objectives of all phases are looked at: the last one begins when most of the work is done.
+    """
     monitor = config.train.monitor or ""
     if monitor.startswith("miou") and answers_with(splits.validation) == "label":
         raise ValidationError(
@@ -162,12 +171,25 @@ def _checked(config: Config, model: MultiExitModel, splits: Splits) -> Costs:
     outputs = dry_run(model.eval(), move(splits.example(2), device_of(model)))
     costs = measure(model, splits.example(2), latency=False)
     check_fit(config, costs, outputs)
+    for objective in taught:
+        _check_gates(objective, outputs, costs)
     check_gating(config, model, splits, costs)
     options = [config.train.options, *config.train.phases]
     least = min(each["batch_size"] for each in options if "batch_size" in each)
     few = move(splits.example(min(least, 2)), device_of(model))
     dry_run(copy.deepcopy(model).train(), few)  # a copy, as batch norm takes in what it sees
     return costs
+
+
+@torch.no_grad()
+def _check_gates(objective: Objective, outputs: Sequence[ExitOutput], costs: Costs) -> None:
+    """Ask what teaches gates, also inside another objective, about the outputs of a dry run."""
+    logits = outputs[0].logits
+    rows = torch.arange(len(logits))
+    target = torch.zeros(len(logits), *logits.shape[2:], dtype=torch.long, device=logits.device)
+    for inner in objective.modules():
+        if isinstance(inner, GatedObjective):
+            inner(outputs, Batch(None, target, rows, 0.0), costs)
 
 
 @contextmanager

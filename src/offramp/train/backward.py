@@ -33,7 +33,7 @@ from ..model import MultiExitModel
 from ..objectives.base import Objective
 from ..trees import State, map_tensors, tensors
 from ..types import Batch, Costs, ExitOutput, Gains, Term
-from .mixing import Partner, blend
+from .mixing import Partner, ask
 
 
 class Passed(NamedTuple):
@@ -88,10 +88,8 @@ def forward_backward(
     apart = _shares_weights(model)
     with _told_in_place() if apart else nullcontext():
         outputs, stages = _forward(model, batch.inputs, _leaf if apart else _view)
-    terms = objective(outputs, batch, costs)
+    terms = ask(objective, outputs, batch, costs, partner)
     _check(terms, model.num_exits)
-    if partner is not None:
-        terms = blend(terms, objective(outputs, partner.batch, costs), partner.share)
     gains = objective.gains(model.num_exits, batch.progress)
     loss = torch.stack([term.value for term in terms]).sum()
     passed = map_tensors(Tensor.detach, Passed(outputs, terms, loss))

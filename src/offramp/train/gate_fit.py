@@ -86,6 +86,22 @@ class Fitting(NamedTuple):
     softness: float = 0.15  # worth of entropy at the start, in spreads of the loss
     rows: int = 8192  # inputs of a step: all of them, if there are no more
 
+    def check(self) -> None:
+        """Check that every option is in its range.
+
+        Raises:
+            ValidationError: if one is not.
+        """
+        for name, value in self._asdict().items():
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            whole = name in ("steps", "rows")
+            least = name in ("decay", "softness")  # these may be 0
+            right = number and 0 <= value < math.inf and (value > 0 or least)
+            if not right or (whole and not isinstance(value, int)):
+                kind = "whole number" if whole else "finite number"
+                bound = "of at least 0" if least else "above 0"
+                raise ValidationError(f"wanted {name} as a {kind} {bound}, got {value!r}")
+
 
 def solve(
     data: GateData, costs: Tensor, alphas: Sequence[float], nats: float, how: Fitting
@@ -99,6 +115,10 @@ def solve(
         nats: what a cost of 1 weighs, in nats, where alpha is one half.
         how: see `Fitting`.
     """
+    how.check()
+    counts = data.units > 0
+    if not bool(counts.all()):  # what does not count would only teach gates to open
+        data = data.take(counts.nonzero().squeeze(1))
     lenses = [Lens(part) for part in data.features]
     shares = torch.tensor(alphas, dtype=torch.float32)
     weights = [torch.zeros(lens.inputs.shape[1], len(alphas)) for lens in lenses]

@@ -35,8 +35,12 @@ class Lens:
         rank = min(LEADING, len(features))
         self.directions = _leading(features, self.mean, self.scale, rank)  # [F, D]
         reduced = _times(features, self.mean, self.scale, self.directions)
-        spread = _moments(reduced)[1]
-        self.inputs, self.directions = reduced / spread, self.directions / spread
+        spread = reduced.double().std(0, correction=0).float()
+        # of N rows at most N - 1 directions vary; along the others there is rounding alone
+        kept = spread > 1e-3 * spread.max()
+        spread = spread[kept]
+        self.inputs = reduced[:, kept] / spread
+        self.directions = self.directions[:, kept] / spread
 
     def fold(self, weights: Tensor, biases: Tensor) -> tuple[Tensor, Tensor]:
         """Gates on these inputs as gates on the features, [D, A], [A] -> [A, F], [A]."""

@@ -185,7 +185,10 @@ def tune_gates(
         least = problem.least_accuracy(max_drop)
         return _search(problem, lambda p: p.accuracy >= least, dearest=False)
     goal = _budget(budget, unit) if speedup is None else _speedup(speedup, costs)
-    bound = check_budget(*goal.resolve(costs))
+    relative, bound = goal.resolve(costs)
+    if speedup is not None and bound <= 1:  # the last exit may be measured faster than the network
+        bound = min(bound, float(relative[-1]))
+    bound = check_budget(relative, bound)
     problem = _Problem(train, calibration, costs, goal.unit, nats, how)
     return _search(problem, lambda p: p.cost <= bound, dearest=True)
 

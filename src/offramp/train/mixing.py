@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ValidationError
+from ..objectives.base import Objective
 from ..trees import State, map_tensors, tensors
-from ..types import Batch, Term
+from ..types import Batch, Costs, ExitOutput, Term
 
 
 class Partner(NamedTuple):
@@ -71,6 +72,26 @@ class Mixing(NamedTuple):
             return _cut(batch, other, there, box(chance, share, *batch.inputs.shape[2:]))
         inputs = map_tensors(lambda t: t.lerp(t[there], 1 - share), batch.inputs)
         return batch._replace(inputs=inputs), Partner(other._replace(inputs=inputs), share)
+
+
+def ask(
+    objective: Objective,
+    outputs: Sequence[ExitOutput],
+    batch: Batch,
+    costs: Costs,
+    partner: Partner | None = None,
+) -> list[Term]:
+    """The terms of a batch; where it is mixed, those of both targets, mixed as they are.
+
+    Raises:
+        ValidationError: if the two do not have the same names.
+    """
+    if partner is None:
+        return objective(outputs, batch, costs)
+    share = partner.share
+    own = objective(outputs, batch._replace(share=share), costs)
+    others = objective(outputs, partner.batch._replace(share=1 - share), costs)
+    return blend(own, others, share)
 
 
 def blend(terms: Sequence[Term], others: Sequence[Term], share: float) -> list[Term]:

@@ -20,7 +20,7 @@ from ..types import Batch, Costs
 from .average import Average
 from .backward import Passed, forward_backward
 from .meter import Step, counts, hits, join
-from .mixing import Mixing, Partner
+from .mixing import Mixing, Partner, ask
 from .parts import parameters, trainable
 from .phases import Phase
 from .place import Place
@@ -181,9 +181,7 @@ def _ask_idly(run: Run, batch: Batch, partner: Partner | None, costs: Costs) -> 
     It may add up something over all processes. No gradient is taken: of nothing it may be NaN.
     """
     outputs = run.model(batch.inputs)
-    terms = run.phase.objective(outputs, batch, costs)
-    if partner is not None:
-        run.phase.objective(outputs, partner.batch, costs)
+    terms = ask(run.phase.objective, outputs, batch, costs, partner)
     loss = torch.stack([term.value for term in terms]).sum()
     return map_tensors(Tensor.detach, Passed(outputs, terms, loss))
 
