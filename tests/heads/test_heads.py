@@ -320,6 +320,7 @@ def test_every_kind_of_head_learns_through_logits_and_gate(kind: Any) -> None:
             Site((2, 6, 4, 4), 4, "x"),
             "norm of a linear head as True or False, got 1",
         ),
+        ("linear", Site((2, 6), 4, "x", gate="no"), "wanted gate as True or False, got 'no'"),  # type: ignore[arg-type]
         (nn.Linear(6, 4), Site((2, 6), 4, "x"), "got the module Linear"),
         (lambda shape: 3, Site((2, 6), 4, "x"), "wanted a module from the function"),
         (lambda shape: nn.Identity(), Site((2, 6), 4, "x", gate=True), "wanted gate=False"),

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from ..errors import ValidationError
 from ..trees import State
 from ..types import ExitOutput
 
@@ -18,6 +19,9 @@ class Head(nn.Module, ABC):
         num_classes: number of classes, C.
         gate: add a gate, the logit of "leave here".
         reads: key of the value to read from the state; None where the state is that value.
+
+    Raises:
+        ValidationError: if ``gate`` is neither True nor False.
     """
 
     def __init__(
@@ -26,6 +30,8 @@ class Head(nn.Module, ABC):
         super().__init__()
         self.reads = reads
         self.classifier = nn.Linear(features, num_classes)
+        if not isinstance(gate, bool):
+            raise ValidationError(f"wanted gate as True or False, got {gate!r}")
         self.gate = nn.Linear(features, 1) if gate else None
 
     @abstractmethod
