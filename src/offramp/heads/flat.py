@@ -59,7 +59,7 @@ class FlatHead(Head):
         self.pool = None if pool is None else nn.AdaptiveAvgPool2d(pool)
 
     def features(self, value: Tensor) -> Tensor:
-        """The flattened map, [N, F]; in the order of its own dimensions, `pool`ed ones by channel.
+        """The flattened map, [N, F]; in the order of its own dimensions; pooled, by channel.
 
         Raises:
             ValidationError: if the map has another size than the head was made for.
