@@ -60,10 +60,11 @@ def shown(result: Any) -> dict[str, Any]:
     }
 
 
-def early(splits: Any, seed: int, stages: list[int]) -> dict[str, Any]:
+def early(splits: Any, seed: int, stages: list[int], head: Any = "pool") -> dict[str, Any]:
     """All targets of a seed: what the gates' own rule does, and thresholds fitted to the budget."""
     torch.manual_seed(seed)
-    first = offramp.create_model("ee_resnet", depth=20, placement={"at_costs": list(AT_COSTS)})
+    places = {"at_costs": list(AT_COSTS)}
+    first = offramp.create_model("ee_resnet", depth=20, placement=places, head=head)
     costs = offramp.measure(first, splits.example(1), latency=False)
     train(first, splits, "joint", stages[0], seed)
     found: dict[str, Any] = {"costs": costs.relative().tolist(), "joint": scored(first, splits)}
@@ -112,7 +113,7 @@ def unit(kind: str, seed: int, args: argparse.Namespace) -> str:
     if not file.is_file():
         splits = offramp.create_dataset("cifar10", path=str(args.data))
         if kind == "early":
-            found = early(splits, seed, args.stages)
+            found = early(splits, seed, args.stages, args.head)
         else:
             found = plain(splits, int(kind), seed, args.stages)
         write_text(file, json.dumps(found, indent=1) + "\n")
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the figures")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--stages", type=int, nargs=2, default=[10, 5], help="epochs of each")
+    parser.add_argument("--head", type=json.loads, default="pool", help="of the exits, as JSON")
     parser.add_argument("--workers", type=int, default=2, help="processes, of one thread each")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
