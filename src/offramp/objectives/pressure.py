@@ -132,7 +132,7 @@ class CostPressure(nn.Module):
             terms, cost = parts(gates)
             weight = self.given(gates.shape[1] + 1, batch.progress)
             return [*terms, Term("cost", weight * cost)]
-        check_reach(costs.relative(self.unit).tolist(), self.target)
+        _check_reach(costs.relative(self.unit).tolist(), self.target)
         relative = costs.relative(self.unit).to(gates)
         valid, used = target >= 0, counting(target)
         told = gathered(torch.cat([gates - threshold, used[:, None].to(gates)], 1))
@@ -223,7 +223,7 @@ def _anchor(gates: Tensor, offset: Tensor, used: Tensor) -> Term:
     return Term("anchor", _ANCHOR * (offset.square() / 2 + pull))
 
 
-def check_reach(costs: list[float], target: float) -> None:
+def _check_reach(costs: list[float], target: float) -> None:
     """Check that exits of these costs can spend the target on average.
 
     Raises:
