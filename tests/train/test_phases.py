@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
-from offramp.errors import DataError, OptionError, ValidationError
+from offramp.errors import BudgetError, DataError, OptionError, ValidationError
+from offramp.objectives.distill import Distill
+from offramp.objectives.grouped import Grouped
 from offramp.objectives.joint import Joint
+from offramp.objectives.mixture import Mixture
 from offramp.train import fit
 from offramp.types import Costs
 
@@ -22,6 +27,11 @@ class Watch(Joint):
     def forward(self, outputs, batch, costs):
         self.seen.append((len(batch.target), batch.progress))
         return super().forward(outputs, batch, costs)
+
+
+class Short(Joint):
+    def since(self, num_exits, progress):
+        return [0] * (num_exits - 1)
 
 
 def test_fit_runs_phases_with_their_own_options(tiny, data):
@@ -97,6 +107,32 @@ def test_fit_says_what_is_wrong_with_a_phase_before_any_training(
     with pytest.raises(error, match=message):
         fit(model, data, watch, phases=phases, progress=False)
     assert not watch.seen
+
+
+@pytest.mark.parametrize("costs", [COSTS, None])
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: Grouped([2, 2]), ValidationError, "groups of 3 segments in all"),
+        (lambda: Grouped({0: 3, 0.75: [2, 2]}), ValidationError, "groups of 3 segments in all"),
+        (lambda: Joint([1, 2]), ValidationError, "3 non-negative weights"),
+        (lambda: Joint(lambda num, p: [1] * (num - (p > 0.9))), ValidationError, "3 non-neg"),
+        (lambda: Distill(Grouped([2, 2])), ValidationError, "groups of 3 segments in all"),
+        (lambda: Short(), ValidationError, "since of 3 exits"),
+        (lambda: Mixture(target_cost=5.0), BudgetError, "target_cost of 5 is out of reach"),
+        (lambda: Mixture(lambda num, p: 0.5 - p), ValidationError, "-0.01"),
+    ],
+)
+def test_fit_says_before_any_training_what_the_last_phase_cannot_teach(
+    tiny, data, costs, make, error, message
+):
+    model, watch = tiny(), Watch()
+    before = copy.deepcopy(model.state_dict())
+    phases = [{"epochs": 1, "objective": watch}, {"epochs": 1, "objective": make()}]
+    with pytest.raises(error, match=message):
+        fit(model, data, phases=phases, costs=costs, progress=False)
+    assert not watch.seen
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_fit_needs_data_of_known_length(tiny):

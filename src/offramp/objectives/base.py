@@ -20,6 +20,8 @@ T = TypeVar("T")
 Scheduled = T | Mapping[float, T] | Callable[[int, float], T]
 Weights = Scheduled[Literal["uniform", "linear"] | Sequence[float]]
 
+CHECKED = [step / 100 for step in range(100)]  # where `Objective.check` looks at schedules
+
 register = objectives.register
 
 
@@ -39,6 +41,16 @@ class Objective(nn.Module, ABC):
             batch: the batch that gave them; its target is [N, *S], negative where it does not
                 count. A process that no row of a batch falls to is given others, none of which
                 count.
+            costs: cost of each exit.
+        """
+
+    def check(self, costs: Costs) -> None:
+        """Refuse exits that this cannot teach, by their number or their costs.
+
+        Training asks the objectives of all phases, and those inside of others, before the first
+        step, as the last phase begins when most of the work is done. By default none is refused.
+
+        Args:
             costs: cost of each exit.
         """
 
@@ -119,16 +131,29 @@ class ExitLosses(Objective):
                 no class; on a GPU looking would stall it.
         """
         target = counted(batch.target, outputs[0].logits.shape[1], self.ignore_index)
-        weights = exit_weights(self.weights, len(outputs), batch.progress)
-        since = self.since(len(outputs), batch.progress)
-        if len(since) != len(outputs):
-            raise ValidationError(f"wanted since of {len(outputs)} exits, got {since!r}")
+        weights, since = self._plan(len(outputs), batch.progress)
         smooth = self.label_smoothing
         losses = [cross_entropy(out.logits, target, label_smoothing=smooth) for out in outputs]
         return [
             Term(f"ce/{k}", weight * loss, first)
             for k, (loss, weight, first) in enumerate(zip(losses, weights, since, strict=True))
         ]
+
+    def check(self, costs: Costs) -> None:
+        """Weights and ``since`` are looked at all over the training, as they may change.
+
+        Raises:
+            ValidationError: if they are not one per exit.
+        """
+        for progress in CHECKED:
+            self._plan(costs.num_exits, progress)
+
+    def _plan(self, num_exits: int, progress: float) -> tuple[list[float], Sequence[int]]:
+        weights = exit_weights(self.weights, num_exits, progress)
+        since = self.since(num_exits, progress)
+        if len(since) != num_exits:
+            raise ValidationError(f"wanted since of {num_exits} exits, got {since!r}")
+        return weights, since
 
 
 def exit_weights(weights: Weights, num_exits: int, progress: float) -> list[float]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..mixture import wide
-from ..types import Batch, ExitOutput
+from ..types import Batch, Costs, ExitOutput
 from .base import (
     Objective,
     Scheduled,
@@ -56,6 +56,15 @@ class GatedObjective(Objective):
         self.weight, self.target_cost, self.unit = weight, target_cost, unit
         self.ignore_index = ignore_index
         self.label_smoothing = label_smoothing
+
+    def check(self, costs: Costs) -> None:
+        """Look at the weight all over the training, or at the target.
+
+        Raises:
+            BudgetError: if the target is out of reach of the costs.
+            ValidationError: if a schedule gives a weight that is negative or not finite.
+        """
+        self.pressure.check(costs)
 
     def counted(self, outputs: Sequence[ExitOutput], batch: Batch) -> Tensor:
         """The targets, with -100 wherever they do not count, [N, *S]."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import BudgetError, ValidationError
 from ..together import gathered, total
 from ..types import UNITS, Batch, Costs, Term
-from .base import Scheduled, at, counting, scheduled
+from .base import CHECKED, Scheduled, at, counting, scheduled
 
 Parts = Callable[[Tensor], tuple[list[Term], Tensor]]  # of gates: terms of the loss, mean cost []
 
@@ -146,6 +146,19 @@ class CostPressure(nn.Module):
             self._observe(loss, cost, shift, valid.sum() * batch.share)
         factor = self.found.to(cost, copy=True)  # the next batch may change it before backward
         return [*terms, Term("cost", factor * cost), _anchor(gates, offset, used)]
+
+    def check(self, costs: Costs) -> None:
+        """What `Objective.check` of an objective with this asks of it.
+
+        Raises:
+            BudgetError: if the target is out of reach of the costs.
+            ValidationError: if a schedule gives a weight that is negative or not finite.
+        """
+        if self.target is not None:
+            _check_reach(costs.relative(self.unit).tolist(), self.target)
+            return
+        for progress in CHECKED:
+            self.given(costs.num_exits, progress)
 
     def given(self, num_exits: int, progress: float) -> float:
         """Lambda where there is no target.

@@ -20,7 +20,7 @@ from ..types import Costs
 from .bar import Display, progress_bar
 from .meter import History
 from .options import Augment, MakeOptimizer, Options, Part, is_number, whole
-from .phases import OPTIONS, Common, Phase, check_augments, check_mixing, plan
+from .phases import OPTIONS, Common, Phase, check_augments, check_costs, check_mixing, plan
 from .place import Place, check_layout
 from .resume import Keeper, open_folder
 from .schedules import Schedule
@@ -148,8 +148,10 @@ def fit(
         validation_miou too: mean intersection over union, in training at the heads' resolution.
 
     Raises:
-        ValidationError: if an option is wrong; the message lists the valid choices.
+        ValidationError: if an option is wrong, the message lists the valid choices; or if an
+            objective cannot teach as many exits, in whichever phase.
         OptionError: if a phase has an option that is none.
+        BudgetError: if an objective's ``target_cost`` is out of reach.
         DataError: if the data are of no kind that it takes.
         TrainingError: if a term is not finite, found within 64 steps; if there are checkpoints in
             ``out`` and ``resume`` is not asked for; or if they are of another training.
@@ -169,6 +171,8 @@ def fit(
     place = Place(torch.device(device) if device is not None else device_of(model))
     for each in planned:
         check_layout(model, place.of(each.options))
+    if costs is not None:
+        check_costs(planned, costs)
     folder = open_folder(out, resume)
     world = World.current()
     _check_shared(data, validation, world)

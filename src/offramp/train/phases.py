@@ -13,6 +13,7 @@ from ..data.batches import Data, Source, open_data
 from ..errors import DataError, OptionError, ValidationError
 from ..model import MultiExitModel
 from ..objectives.base import Objective
+from ..types import Costs
 from .mixing import Mixing
 from .options import (
     Augment,
@@ -117,6 +118,18 @@ def describe(phase: Phase) -> dict[str, Any]:
         "rows": phase.source.rows,
         "batches": phase.batches,
     }
+
+
+def check_costs(phases: Sequence[Phase], costs: Costs) -> None:
+    """Ask every objective, those inside of others too, whether it can teach exits of these costs.
+
+    Raises:
+        OfframpError: what an objective raises that cannot.
+    """
+    for phase in phases:
+        for part in phase.objective.modules():
+            if isinstance(part, Objective):
+                part.check(costs)
 
 
 def check_augments(phases: Sequence[Phase]) -> None:

@@ -105,7 +105,7 @@ def run_phases(
             continue
         now = state["now"] if state is not None and number == state["at"][0] else None
         with only_trained(model, options.train):
-            run = Run(model, phase, number, place, world, session.seed, session.costs)
+            run = Run(model, session.phases, number, place, world, session.seed, session.costs)
             _train_phase(session, run, now, display)
         session.at = Position(number + 1)
         session.save(session.at)

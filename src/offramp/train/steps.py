@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from .backward import Passed, forward_backward
 from .meter import Step, counts, hits, join
 from .mixing import Mixing, Partner, ask
 from .parts import parameters, trainable
-from .phases import Phase
+from .phases import Phase, check_costs
 from .place import Place
 from .schedules import factor
 from .seeds import mix, reseed
@@ -34,7 +34,7 @@ class Run:
     """Everything that the steps of a phase share; made while only its parts are trainable."""
 
     model: MultiExitModel
-    phase: Phase
+    phases: Sequence[Phase]
     number: int  # of the phase
     place: Place
     world: World
@@ -54,6 +54,11 @@ class Run:
         self.chance = torch.Generator(self.place.device)  # of augment
         # alone, a batch is a step, and its gradient is what backward leaves, bit for bit
         self.weighted = options.accumulate > 1 or self.world.size > 1
+
+    @property
+    def phase(self) -> Phase:
+        """The phase that runs."""
+        return self.phases[self.number]
 
     def set_lr(self, step: int) -> float:
         """Set the learning rate of a step; returns the first group's."""
@@ -169,6 +174,7 @@ def _prepared(
     if run.costs is None:
         few = take(inputs, torch.arange(min(2, len(target))))
         run.costs = measure(run.model, few, latency=False)
+        check_costs(run.phases, run.costs)
     if spare:  # before they are mixed: no partner's target may count either
         target = torch.full_like(target, -100)
     batch = Batch(inputs, target, index, now.step / run.phase.total)
