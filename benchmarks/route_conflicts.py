@@ -51,6 +51,7 @@ class Snapshots(Joint):
         super().__init__()
         self.left = sorted(points)
         self.kept: dict[float, dict[str, Tensor]] = {}
+        # a function, as an attribute of that kind would make the model a part of the objective
         self._take = lambda: copy.deepcopy(model.state_dict())
 
     def forward(self, outputs: Any, batch: Any, costs: Any) -> Any:
@@ -83,9 +84,11 @@ def batches(
     data: Data, size: int, seed: int, augment: Augment | None = None
 ) -> Iterable[tuple[Tensor, Tensor]]:
     """Batches without end, in random order."""
-    chance = torch.Generator().manual_seed(seed)
+    chance, source = torch.Generator().manual_seed(seed), open_data(data, size)
+    if (source.rows or size) < size:
+        raise SystemExit(f"wanted at least {size} rows in each part, got {source.rows}")
     while True:
-        for rows in open_data(data, size).batches(chance):
+        for rows in source.batches(chance):
             if len(rows.target) == size:
                 inputs, target = rows.inputs, rows.target
                 if augment is not None:
@@ -140,17 +143,18 @@ def main() -> None:
     scheme = make_objective(config.objective.plain())
     if not isinstance(scheme, ExitLosses):
         parser.error(f"wanted a recipe whose objective is a scheme, got {config.objective.name}")
+    if config.train.phases:
+        parser.error("wanted a recipe of one phase, got one with train.phases")
     splits, train = make_data(config), config.train.options
     model, augment = make_model(config, splits), make_augment(config)
     objective = Snapshots(model, args.at)
     offramp.fit(model, splits.train, objective, augment=augment, seed=config.seed, **train)
-    since = scheme.since(model.num_exits, 0.0)
     table = Table("progress", "exit", "taken", "± s.e.", "cosine joint", "scheme", "± s.e.")
     report: list[dict[str, Any]] = []
     for point, state in objective.kept.items():
         model.load_state_dict(state)
         model.train()
-        ends = (0, model.num_exits - 1)
+        ends, since = (0, model.num_exits - 1), scheme.since(model.num_exits, point)
         held = batches(splits.validation, 64, 1)
         unseen = gradients(model, itertools.islice(held, args.batches), ends)
         coming = batches(splits.train, 64, 2, augment)
@@ -163,7 +167,7 @@ def main() -> None:
             for _ in range(CHUNKS)
         ]
         for exit in ends:
-            found = compare(taught, unseen[exit], exit, list(since))
+            found = compare(taught, unseen[exit], exit, since)
             report.append({"progress": point, "exit": exit, **found})
             table.add_row(f"{point:.2f}", str(exit), *(f"{value:+.3f}" for value in found.values()))
     Console(width=100).print(table)

@@ -33,7 +33,8 @@ def main() -> None:
         model = offramp.load(run.bundle_path).model
         ends = (0, model.num_exits - 1)
         lines = (run.path / "metrics.jsonl").read_text().splitlines()
-        kept = [entry for entry in map(json.loads, lines) if entry.get("best")]
+        epochs = [entry for entry in map(json.loads, lines) if entry["kind"] == "epoch"]
+        kept = [entry for entry in epochs if entry.get("best")] or epochs
         before = kept[-1]["validation_accuracy"]
         for k in ends:
             model.heads[k].load_state_dict(drawn.heads[k].state_dict())
